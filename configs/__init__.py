@@ -1,0 +1,24 @@
+"""Configuration: YAML presets by name, the schema that validates them, and `--set` overrides."""
+
+from configs.load import ConfigError, load_config, preset_names, preset_text
+from configs.schema import (
+    BackboneConfig,
+    ClipConfig,
+    Config,
+    DatasetConfig,
+    ExtractionConfig,
+    SDConfig,
+)
+
+__all__ = [
+    "BackboneConfig",
+    "ClipConfig",
+    "Config",
+    "ConfigError",
+    "DatasetConfig",
+    "ExtractionConfig",
+    "SDConfig",
+    "load_config",
+    "preset_names",
+    "preset_text",
+]

@@ -1,0 +1,198 @@
+"""From a file or a preset's name, and `--set` overrides, to a validated `Config`.
+
+Names are expanded first (`backbone: nano` becomes the mapping in `configs/backbones/nano.yaml`),
+then overrides apply, then the schema checks everything. Relative paths in a file are relative to
+the file's folder if they exist there, and to the working directory otherwise.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from configs.schema import Config
+
+HERE = Path(__file__).parent
+SECTIONS = {
+    "backbone": "backbones",
+    "dataset": "datasets",
+    "task": "tasks",
+    "architecture": "architectures",
+}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says which key and what to do."""
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, or the preset of that name, and apply `a.b=c` overrides.
+
+    Raises ConfigError for an unreadable file, an unknown key (naming the nearest valid one) or a
+    value of the wrong kind.
+    """
+    path = _find(source)
+    document = _read_mapping(path)
+    for section in ("backbone", "dataset"):
+        if isinstance(document.get(section), str):
+            document[section] = _expand(section, document[section], path.parent)
+    for override in overrides:
+        _apply(document, override)
+    _resolve_paths(document, path.parent)
+    document.setdefault("name", path.stem)
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_first_problem(error)}") from None
+
+
+def preset_names(section: str = "") -> list[str]:
+    """Names that may stand for a file: whole configurations, or those of one section."""
+    folder = HERE / SECTIONS[section] if section else HERE
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def preset_text(path: str) -> str:
+    """The text of a file shipped in `configs/`, for instance `architectures/sd21.yaml`."""
+    return (HERE / path).read_text(encoding="utf-8")
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    preset = HERE / f"{source}.yaml"
+    if preset.parent == HERE and preset.is_file():
+        return preset
+    known = ", ".join(preset_names())
+    raise ConfigError(f"{source}: no such file, and no preset of that name (presets: {known})")
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path}: is not valid YAML: {_one_line(error)}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: must hold a mapping of keys to values")
+    return document
+
+
+def _expand(section: str, name: str, beside: Path) -> dict[str, Any]:
+    """The mapping a section's name or path stands for."""
+    for path in (HERE / SECTIONS[section] / f"{name}.yaml", beside / name, Path(name)):
+        if path.is_file():
+            mapping = _read_mapping(path)
+            _resolve_paths({section: mapping}, path.parent)
+            return mapping
+    known = preset_names(section)
+    raise ConfigError(
+        f"{section}: {name!r} is neither a file nor one of {known}{_nearest(name, known)}"
+    )
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    """Set one dotted key; the value is read as YAML, so `null`, `true` and `[1, 2]` work."""
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: write it as section.key=value")
+    _check_key(keys, dotted)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+    if len(keys) == 1 and keys[0] in ("backbone", "dataset") and isinstance(value, str):
+        value = _expand(keys[0], value, Path.cwd())
+    node = document
+    for key in keys[:-1]:
+        child = node.get(key)
+        if child is None:
+            child = node[key] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {key} is a single value, it has no keys")
+        node = child
+    node[keys[-1]] = value
+
+
+def _check_key(keys: Sequence[str], dotted: str) -> None:
+    """Refuse a dotted key the schema does not have; free-form sections end the walk."""
+    model: type[BaseModel] | None = Config
+    for depth, key in enumerate(keys):
+        if model is None:
+            return
+        if key not in model.model_fields:
+            valid = list(_dotted_keys(Config))
+            raise ConfigError(f"--set {dotted}: no such key{_nearest(dotted, valid)}")
+        annotation = model.model_fields[key].annotation
+        is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        if not is_section and depth + 1 < len(keys) and annotation is not None:
+            if "dict" in str(annotation):
+                return
+            raise ConfigError(f"--set {dotted}: {key} is a single value, it has no keys")
+        model = annotation if is_section else None
+
+
+def _dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _dotted_keys(field.annotation, f"{prefix}{name}.")
+
+
+def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
+    """Make relative paths that exist beside the file absolute; leave the rest as they are."""
+    places = (
+        ("backbone", "sd", "source"),
+        ("backbone", "clip", "model"),
+        ("backbone", "clip", "pretrained"),
+        ("dataset", "root"),
+        ("dataset", "masks"),
+        ("extraction", "injection"),
+    )
+    for *sections, key in places:
+        node: Any = document
+        for section in sections:
+            node = node.get(section) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or not isinstance(node.get(key), str):
+            continue
+        value = Path(node[key]).expanduser()
+        if value.is_absolute():
+            node[key] = str(value)
+        elif not value.exists() and (folder / value).exists():
+            node[key] = str((folder / value).resolve())
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Pydantic's first complaint as one line, with the nearest valid key for an unknown one."""
+    problem = error.errors(include_url=False)[0]
+    dotted = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {dotted}{_nearest(dotted, list(_dotted_keys(Config)))}"
+    if problem["type"] == "missing":
+        return f"{dotted} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{dotted}: {message} (got {problem['input']!r})"
+
+
+def _nearest(name: str, valid: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    if not close:
+        leaf = name.rsplit(".", 1)[-1]
+        by_leaf = {key.rsplit(".", 1)[-1]: key for key in valid}
+        match = difflib.get_close_matches(leaf, list(by_leaf), n=1, cutoff=0.5)
+        close = [by_leaf[match[0]]] if match else []
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
