@@ -1,0 +1,138 @@
+"""CLIP-to-SD injection: a 1x1 convolution per site, resized to the block's output and added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline.digest import digest_tensors
+from pipeline.unet import Inject
+
+
+class InjectionError(ValueError):
+    """An injection file that cannot be used with this backbone."""
+
+
+class Injection(nn.Module):
+    """Learnable maps from CLIP's token map to the UNet's blocks (paper, section 4).
+
+    Args:
+        clip_width: channels D of the token map.
+        channels: block channels C by site, for the sites that are injected.
+    """
+
+    def __init__(self, clip_width: int, channels: Mapping[str, int]) -> None:
+        super().__init__()
+        self.clip_width = clip_width
+        self.channels = dict(channels)
+        self._convs = nn.ModuleDict(
+            {_module_name(site): nn.Conv2d(clip_width, c, 1) for site, c in channels.items()}
+        )
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The injected sites, as `down.0` or `up.2`."""
+        return tuple(self.channels)
+
+    def __getitem__(self, site: str) -> nn.Module:
+        """The convolution of one site."""
+        return self._convs[_module_name(site)]
+
+    def project(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Token map [B, D, h, w] to [B, C, h, w] per site, at CLIP's resolution."""
+        return {site: self[site](tokens) for site in self.channels}
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors under the names of the file format: `down.0.weight`, `down.0.bias`, …"""
+        return {
+            f"{site}.{kind}": getattr(self[site], kind).detach()
+            for site in self.channels
+            for kind in ("weight", "bias")
+        }
+
+    def digest(self) -> str:
+        """SHA-256 of the tensors: what the recipe records."""
+        return digest_tensors(self.state())
+
+    def save(self, path: str | Path) -> None:
+        """Write the tensors as a safetensors file that `load_injection` reads."""
+        save_file({name: t.cpu().contiguous() for name, t in self.state().items()}, str(path))
+
+
+def load_injection(path: str | Path, clip_width: int, channels: Mapping[str, int]) -> Injection:
+    """Read an injection file and check it against the backbone it is meant for.
+
+    Args:
+        clip_width: channels of CLIP's token map.
+        channels: channels of every site the UNet has.
+
+    Raises:
+        InjectionError: no such file, not safetensors, an unknown site, a wrong shape, half a
+            site, or values that are not finite.
+    """
+    try:
+        tensors = load_file(str(path))
+    except FileNotFoundError:
+        raise InjectionError(f"{path}: no such injection file") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InjectionError(f"{path}: not a readable safetensors file ({error})") from None
+    sites: dict[str, int] = {}
+    for name in tensors:
+        site, _, kind = name.rpartition(".")
+        if site not in channels or kind not in ("weight", "bias"):
+            valid = f"{', '.join(channels)} with .weight and .bias"
+            raise InjectionError(f"{path}: unknown tensor {name!r}; this UNet's sites are {valid}")
+        sites[site] = channels[site]
+    injection = Injection(clip_width, {site: c for site, c in channels.items() if site in sites})
+    for site, c in injection.channels.items():
+        for kind, shape in (("weight", (c, clip_width, 1, 1)), ("bias", (c,))):
+            _fill(injection[site], kind, tensors.get(f"{site}.{kind}"), shape, f"{path}: {site}")
+    if not sites:
+        raise InjectionError(f"{path}: holds no injection site")
+    return injection.eval().requires_grad_(False)
+
+
+def adder(projected: Mapping[str, Tensor], rows: Sequence[int] | Tensor | None = None) -> Inject:
+    """The driver's `inject` callback for projected token maps [B, C, h, w].
+
+    `rows` picks the token maps that belong to the UNet's batch, where several noise draws share
+    an image.
+    """
+
+    def inject(site: str, output: Tensor) -> Tensor:
+        tokens = projected.get(site)
+        if tokens is None:
+            return output
+        if rows is not None:
+            tokens = tokens[rows]
+        return output + F.interpolate(
+            tokens, size=output.shape[-2:], mode="bilinear", align_corners=False
+        )
+
+    return inject
+
+
+def _module_name(site: str) -> str:
+    # ModuleDict keys may not contain dots.
+    return site.replace(".", "_")
+
+
+@torch.no_grad()
+def _fill(
+    conv: nn.Module, kind: str, value: Tensor | None, shape: tuple[int, ...], at: str
+) -> None:
+    if value is None:
+        raise InjectionError(f"{at}.{kind} is missing")
+    if tuple(value.shape) != shape:
+        raise InjectionError(
+            f"{at}.{kind} has shape {list(value.shape)}, this backbone needs {list(shape)}"
+        )
+    if not torch.isfinite(value.float()).all():
+        raise InjectionError(f"{at}.{kind} holds values that are not finite")
+    getattr(conv, kind).copy_(value.float())
