@@ -1,0 +1,96 @@
+"""Which arrays an extraction produces, their names, shapes and types; and their recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from cache import ArraySpec, Recipe
+from configs import ExtractionConfig
+from pipeline.unet import LAYER_SITE, site_channels
+
+CLIP_TOKENS = "clip/tokens"
+CLIP_POOLED = "clip/pooled"
+LATENT = "vae/latent"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Shapes per image: latent [4, h, w], token map [D, h, w], embedding E, layers [C, h, w]."""
+
+    latent: tuple[int, int, int]
+    tokens: tuple[int, int, int]
+    embedding: int
+    layers: Mapping[str, tuple[int, int, int]]
+
+
+def layer_array(timestep: int, layer: str) -> str:
+    """Name of the array that holds one layer at one timestep."""
+    return f"sd/t{timestep}/{layer}"
+
+
+def feature_geometry(
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    resolution: int,
+    tokens: tuple[int, int, int],
+    embedding: int,
+) -> Geometry:
+    """Shapes that follow from the architectures and the side of the square in pixels."""
+    side = resolution
+    for _ in vae.config.block_out_channels[1:]:
+        side //= 2
+    levels = [side]
+    for _ in unet.config.block_out_channels[1:]:
+        levels.append((levels[-1] + 1) // 2)
+    channels = site_channels(unet)
+    layers = {}
+    for layer, site in LAYER_SITE.items():
+        if site in channels:
+            level = levels[-2 - int(site.removeprefix("up."))]
+            layers[layer] = (channels[site], level, level)
+    return Geometry((vae.config.latent_channels, side, side), tokens, embedding, layers)
+
+
+def array_specs(geometry: Geometry, extraction: ExtractionConfig) -> list[ArraySpec]:
+    """The arrays of an extraction; latents and descriptors are always float32."""
+    maps = [
+        ArraySpec(layer_array(timestep, layer), geometry.layers[layer], extraction.store_dtype)
+        for timestep in extraction.timesteps
+        for layer in extraction.layers
+    ]
+    return [
+        *maps,
+        ArraySpec(CLIP_TOKENS, geometry.tokens, extraction.store_dtype),
+        ArraySpec(CLIP_POOLED, (geometry.embedding,), "float32"),
+        ArraySpec(LATENT, geometry.latent, "float32"),
+    ]
+
+
+def wanted_layers(arrays: Sequence[str], timestep: int) -> list[str]:
+    """The layers of one timestep among array names."""
+    prefix = f"sd/t{timestep}/"
+    return [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
+
+
+def make_recipe(
+    digests: Mapping[str, str],
+    resolution: int,
+    extraction: ExtractionConfig,
+    injection_digest: str | None,
+) -> Recipe:
+    """Everything that changes a number, and nothing else."""
+    return Recipe(
+        {
+            **digests,
+            "injection": injection_digest,
+            "resolution": resolution,
+            "preprocessing": {"pad": extraction.pad, "resize": "lanczos"},
+            "seed": extraction.seed,
+            "ensemble": extraction.ensemble,
+            "precision": extraction.precision,
+            "store_dtype": extraction.store_dtype,
+        }
+    )

@@ -1,0 +1,210 @@
+"""Frozen CLIP: the visual tower of an open_clip model."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import yaml
+from open_clip import CLIP, CustomTextCLIP
+from torch import Tensor, nn
+
+from configs import ClipConfig, preset_names, preset_text
+from pipeline.checkpoints import BackboneError, check_safetensors_file, one_line, read_json
+from pipeline.digest import digest_tensors
+from pipeline.stable_diffusion import RANDOM_SEED
+
+QUICK_GELU_HINT = "OpenAI's weights need QuickGELU: use the model name that ends in -quickgelu"
+
+
+@dataclass(frozen=True)
+class ClipVision:
+    """A frozen visual tower, float32 on the CPU, and how its input is normalised.
+
+    `tokens` is the token map's shape (D, h, w), `embedding` the length E of the image embedding;
+    `mean` and `std` are per RGB channel in [0, 1].
+    """
+
+    visual: nn.Module
+    tokens: tuple[int, int, int]
+    embedding: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    digest: str
+
+    @property
+    def width(self) -> int:
+        """Channels D of the token map."""
+        return self.tokens[0]
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    name: str
+    model: dict[str, Any]
+    preprocess: dict[str, Any]
+
+
+def load_clip(config: ClipConfig, resolution: int, random_weights: bool = False) -> ClipVision:
+    """Build the tower for square images of `resolution` pixels and load its weights.
+
+    Position embeddings are interpolated where the weights were trained at another size, as
+    open_clip does. Raises BackboneError for unknown names, missing or damaged files, weights
+    that do not fit the model, and an activation that does not match the weights.
+    """
+    architecture = _read_architecture(config.model)
+    preprocess = dict(architecture.preprocess)
+    weights: Path | None = None
+    if not random_weights:
+        weights, tag = _find_weights(config, architecture)
+        preprocess |= {key: tag[key] for key in ("mean", "std") if key in tag}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        model = build_clip(config, resolution)
+    if weights is not None:
+        _load_weights(model, weights, architecture)
+    visual = model.visual.eval().requires_grad_(False)
+    mean = tuple(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN))
+    std = tuple(preprocess.get("std", open_clip.OPENAI_DATASET_STD))
+    scaling = {"mean": torch.tensor(mean), "std": torch.tensor(std)}
+    digest = digest_tensors({**visual.state_dict(), **scaling})
+    tokens, embedding = clip_shapes(visual, resolution)
+    return ClipVision(visual, tokens, embedding, mean, std, digest)
+
+
+def build_clip(config: ClipConfig, resolution: int) -> nn.Module:
+    """The open_clip model with whatever weights it initialises to."""
+    model = copy.deepcopy(_read_architecture(config.model).model)
+    patch = model["vision_cfg"].get("patch_size")
+    if isinstance(patch, int) and resolution % patch:
+        raise BackboneError(
+            f"backbone.resolution {resolution} is not a multiple of CLIP's patch size {patch}; "
+            f"use {max(1, round(resolution / patch)) * patch}"
+        )
+    model["vision_cfg"]["image_size"] = resolution
+    custom_text = model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]
+    for section, key in (
+        ("text_cfg", "hf_model_pretrained"),
+        ("vision_cfg", "timm_model_pretrained"),
+    ):
+        if key in model[section]:
+            model[section][key] = False
+    try:
+        return (CustomTextCLIP if custom_text else CLIP)(**model)
+    except Exception as error:
+        # open_clip has no error of its own for a configuration it cannot build.
+        raise BackboneError(
+            f"{config.model}: open_clip cannot build this model ({one_line(error)})"
+        ) from None
+
+
+def clip_features(visual: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Token map [B, D, h, w] of the last block before `ln_post` (no CLS), and the embedding [B, E].
+
+    `images` are normalised with the tower's own mean and standard deviation, [B, 3, R, R].
+    """
+    out = visual.forward_intermediates(
+        images, indices=1, normalize_intermediates=False, output_fmt="NCHW"
+    )
+    return out["image_intermediates"][-1], out["image_features"]
+
+
+@torch.no_grad()
+def clip_shapes(visual: nn.Module, resolution: int) -> tuple[tuple[int, int, int], int]:
+    """Shape (D, h, w) of the token map and length E of the embedding, by running it once."""
+    if not hasattr(visual, "forward_intermediates"):
+        raise BackboneError(f"{type(visual).__name__} gives no token map; use a vision transformer")
+    device = next(visual.parameters()).device
+    tokens, embedding = clip_features(
+        visual, torch.zeros(1, 3, resolution, resolution, device=device)
+    )
+    _, width, height, breadth = tokens.shape
+    return (width, height, breadth), embedding.shape[1]
+
+
+def _read_architecture(name: str) -> _Architecture:
+    """A built-in name, an open_clip name, or the path of a JSON model configuration."""
+    if name in preset_names("architecture"):
+        model = yaml.safe_load(preset_text(f"architectures/{name}.yaml")).get("clip")
+        if model:
+            return _Architecture(name, model, {})
+    if name.endswith(".json"):
+        document = read_json(Path(name).expanduser())
+        model = document.get("model_cfg", document)
+        if not all(isinstance(model.get(key), dict) for key in ("vision_cfg", "text_cfg")):
+            raise BackboneError(f"{name}: not an open_clip configuration (vision_cfg and text_cfg)")
+        return _Architecture(name, model, document.get("preprocess_cfg", {}))
+    model = open_clip.get_model_config(name)
+    if model is None:
+        raise BackboneError(
+            f"{name}: open_clip has no model of that name (`open_clip.list_models()` lists them); "
+            "or give the path of a .json model configuration"
+        )
+    return _Architecture(name, model, {})
+
+
+def _find_weights(config: ClipConfig, architecture: _Architecture) -> tuple[Path, dict[str, Any]]:
+    """The weights file, and what open_clip knows about its tag (empty for a local file)."""
+    if not config.pretrained:
+        raise BackboneError(
+            "backbone.clip.pretrained is not set: give an open_clip tag or a local weights file, "
+            "or set backbone.weights=random"
+        )
+    path = Path(config.pretrained).expanduser()
+    if path.is_file():
+        _check_quick_gelu_of_file(path, architecture)
+        return path, {}
+    tag = open_clip.get_pretrained_cfg(config.model, config.pretrained)
+    if not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(config.model)) or "none"
+        raise BackboneError(
+            f"{config.pretrained}: neither a file nor a tag of {config.model} (tags: {tags})"
+        )
+    _check_quick_gelu(
+        architecture, bool(tag.get("quick_gelu", False)), f"tag {config.pretrained!r}"
+    )
+    try:
+        return Path(open_clip.download_pretrained(tag)), tag
+    except Exception as error:
+        # The hub client and urllib raise many kinds; all mean that the weights are not here.
+        raise BackboneError(
+            f"{config.model}/{config.pretrained}: weights cannot be downloaded "
+            f"({one_line(error)}); set backbone.clip.pretrained to a local file, "
+            "or backbone.weights=random"
+        ) from None
+
+
+def _check_quick_gelu_of_file(path: Path, architecture: _Architecture) -> None:
+    """A local file says which activation it needs by its own configuration, or by its name."""
+    beside = path.parent / "open_clip_config.json"
+    if beside.is_file():
+        trained = bool(read_json(beside).get("model_cfg", {}).get("quick_gelu", False))
+        _check_quick_gelu(architecture, trained, str(path))
+    elif "openai" in path.stem.lower():
+        _check_quick_gelu(architecture, True, str(path))
+
+
+def _check_quick_gelu(architecture: _Architecture, weights_need: bool, weights: str) -> None:
+    model_has = bool(architecture.model.get("quick_gelu", False))
+    if model_has != weights_need:
+        words = {True: "QuickGELU", False: "GELU"}
+        raise BackboneError(
+            f"{architecture.name} uses {words[model_has]} but {weights} was trained with "
+            f"{words[weights_need]}; {QUICK_GELU_HINT if weights_need else 'use the plain name'}"
+        )
+
+
+def _load_weights(model: nn.Module, path: Path, architecture: _Architecture) -> None:
+    if path.suffix == ".safetensors":
+        check_safetensors_file(path)
+    try:
+        open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
+    except Exception as error:
+        # torch and open_clip raise KeyError, RuntimeError, UnpicklingError and others here.
+        raise BackboneError(
+            f"{path}: cannot be loaded into {architecture.name} ({one_line(error)})"
+        ) from None

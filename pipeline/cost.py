@@ -1,0 +1,103 @@
+"""What an architecture costs per image, counted by running it on torch's `meta` device.
+
+Nothing is allocated and nothing is computed: shapes and floating-point operations come from the
+real modules, so they cannot drift from what stage 1 does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from configs import BackboneConfig, ExtractionConfig
+from pipeline.arrays import Geometry, feature_geometry
+from pipeline.clip import build_clip, clip_features, clip_shapes
+from pipeline.injection import Injection, adder, load_injection
+from pipeline.stable_diffusion import build_architecture, sd_architecture
+from pipeline.unet import extract, site_channels
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Floating-point operations per image (two per multiply-add) and the shapes produced.
+
+    `unet` is one pass of the truncated UNet with its injection: multiply it by timesteps and
+    draws, as `total` does.
+    """
+
+    vae: int
+    clip: int
+    unet: int
+    passes: int
+    geometry: Geometry
+
+    @property
+    def total(self) -> int:
+        """Operations per image for all timesteps and noise draws."""
+        return self.vae + self.clip + self.unet * self.passes
+
+
+def measure_cost(backbone: BackboneConfig, extraction: ExtractionConfig) -> Cost:
+    """Count one image's operations. Needs the architecture, not the weights.
+
+    Raises BackboneError for an unknown architecture and InjectionError for an unusable injection
+    file.
+    """
+    architecture = sd_architecture(backbone.sd)
+    with torch.device("meta"):
+        unet, vae = build_architecture(architecture)
+        visual = build_clip(backbone.clip, backbone.resolution).visual
+        tokens, embedding = clip_shapes(visual.eval(), backbone.resolution)
+        geometry = feature_geometry(unet, vae, backbone.resolution, tokens, embedding)
+        square = torch.zeros(1, 3, backbone.resolution, backbone.resolution)
+        prompt = torch.zeros(1, architecture["prompt_tokens"], unet.config.cross_attention_dim)
+        z_t, token_map = torch.zeros(1, *geometry.latent), torch.zeros(1, *tokens)
+
+        sites = {}
+        if extraction.injection is not None:
+            sites = load_injection(extraction.injection, tokens[0], site_channels(unet)).channels
+        injection = Injection(tokens[0], sites)
+
+        def unet_pass() -> object:
+            inject = adder(injection.project(token_map)) if sites else None
+            return extract(unet, z_t, 0, prompt, extraction.layers, inject)
+
+        return Cost(
+            vae=_flops(lambda: vae.encode(square)),
+            clip=_flops(lambda: clip_features(visual, square)),
+            unet=_flops(unet_pass),
+            passes=len(extraction.timesteps) * extraction.ensemble,
+            geometry=geometry,
+        )
+
+
+def probe_flops_per_second(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """Operations per second that this device reaches on a 3x3 convolution of the UNet's kind."""
+    x = torch.randn(4, 320, 42, 42, device=device, dtype=dtype)
+    conv = torch.nn.Conv2d(320, 320, 3, padding=1, device=device, dtype=dtype)
+    operations = 2 * 4 * 320 * 320 * 9 * 42 * 42
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    with torch.inference_mode():
+        conv(x)
+        wait()
+        start, runs = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            conv(x)
+            wait()
+            runs += 1
+    return operations * runs / (time.perf_counter() - start)
+
+
+@torch.no_grad()
+def _flops(run: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()

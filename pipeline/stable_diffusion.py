@@ -1,0 +1,226 @@
+"""Frozen Stable Diffusion: VAE encoder, UNet, noise schedule and the empty prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors.torch import load_file
+from torch import Tensor
+
+from configs import SDConfig, preset_names, preset_text
+from pipeline.checkpoints import (
+    BackboneError,
+    check_safetensors,
+    check_safetensors_file,
+    one_line,
+    read_json,
+    sd_folder,
+)
+from pipeline.digest import digest_tensors
+from pipeline.unet import UnsupportedUNet, check_unet
+
+RANDOM_SEED = 0
+"""Seed of `weights: random`: the same random networks for everybody."""
+
+
+@dataclass(frozen=True)
+class StableDiffusion:
+    """The frozen parts stage 1 uses, float32 on the CPU, without the VAE's decoder.
+
+    `alphas_cumprod` is float32 [T], `null_prompt` float32 [1, L, D]; `digests` names what the
+    features depend on: `unet`, `vae`, `null_prompt`, `scheduler`.
+    """
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    alphas_cumprod: Tensor
+    null_prompt: Tensor
+    digests: Mapping[str, str]
+
+
+def load_stable_diffusion(config: SDConfig) -> StableDiffusion:
+    """Load a checkpoint from a local diffusers folder or the hub; safetensors only.
+
+    Raises BackboneError for anything missing, truncated, pickled or mismatched.
+    """
+    folder = sd_folder(config.source, config.revision)
+    for name, stem in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model")):
+        read_json(folder / name / "config.json")
+        check_safetensors(folder / name, stem)
+    unet = _load_component(UNet2DConditionModel, folder / "unet")
+    vae = _load_component(AutoencoderKL, folder / "vae")
+    scheduler = DDPMScheduler.from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
+    null_prompt, prompt_digest = _null_prompt(folder, unet.config.cross_attention_dim)
+    return _assemble(unet, vae, scheduler, null_prompt, prompt_digest, str(folder))
+
+
+def random_stable_diffusion(config: SDConfig) -> StableDiffusion:
+    """The same architecture with seeded random weights and a random prompt, nothing downloaded."""
+    architecture = sd_architecture(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        unet, vae = build_architecture(architecture)
+        shape = (1, architecture["prompt_tokens"], unet.config.cross_attention_dim)
+        null_prompt = torch.randn(shape)
+    scheduler = DDPMScheduler.from_config(architecture["scheduler"])
+    prompt_digest = digest_tensors({"embedding": null_prompt})
+    return _assemble(unet, vae, scheduler, null_prompt, prompt_digest, config.source)
+
+
+def sd_architecture(config: SDConfig) -> dict[str, Any]:
+    """The `unet`, `vae` and `scheduler` configurations of a source, without its weights."""
+    folder = Path(config.source).expanduser()
+    if folder.is_dir():
+        return {
+            "unet": read_json(folder / "unet" / "config.json"),
+            "vae": read_json(folder / "vae" / "config.json"),
+            "scheduler": read_json(folder / "scheduler" / "scheduler_config.json"),
+            "prompt_tokens": 77,
+        }
+    names = preset_names("architecture")
+    for name in names:
+        architecture = yaml.safe_load(preset_text(f"architectures/{name}.yaml"))
+        if config.source == name or config.source in architecture["hub_ids"]:
+            return architecture
+    raise BackboneError(
+        f"{config.source}: its architecture is not built in (known: {', '.join(names)}); "
+        "give a local folder with unet/config.json and vae/config.json"
+    )
+
+
+def build_architecture(
+    architecture: Mapping[str, Any],
+) -> tuple[UNet2DConditionModel, AutoencoderKL]:
+    """UNet and VAE from their configurations, with whatever weights they initialise to."""
+    return (
+        UNet2DConditionModel.from_config(architecture["unet"]),
+        AutoencoderKL.from_config(architecture["vae"]),
+    )
+
+
+def _assemble(
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    scheduler: DDPMScheduler,
+    null_prompt: Tensor,
+    prompt_digest: str,
+    source: str,
+) -> StableDiffusion:
+    try:
+        check_unet(unet)
+    except UnsupportedUNet as error:
+        raise BackboneError(f"{source}: this UNet is not supported: {error}") from None
+    if null_prompt.shape[-1] != unet.config.cross_attention_dim:
+        raise BackboneError(
+            f"{source}: the text encoder's width is {null_prompt.shape[-1]} but the UNet's "
+            f"cross attention takes {unet.config.cross_attention_dim}; "
+            "they are from different checkpoints"
+        )
+    if vae.config.latent_channels != unet.config.in_channels:
+        raise BackboneError(
+            f"{source}: the VAE has {vae.config.latent_channels} latent channels but the UNet "
+            f"takes {unet.config.in_channels}; they are from different checkpoints"
+        )
+    # Only the encoder changes a number; the decoder would only take memory.
+    del vae.decoder, vae.post_quant_conv
+    alphas = scheduler.alphas_cumprod.float()
+    digests = {
+        "unet": digest_tensors(unet.state_dict()),
+        "vae": digest_tensors(
+            {**vae.state_dict(), "scaling_factor": torch.tensor(vae.config.scaling_factor)}
+        ),
+        "null_prompt": prompt_digest,
+        "scheduler": digest_tensors({"alphas_cumprod": alphas}),
+    }
+    for model in (unet, vae):
+        model.eval().requires_grad_(False)
+    return StableDiffusion(unet, vae, alphas, null_prompt.float(), digests)
+
+
+def _load_component(cls: type[ModelMixin], folder: Path) -> Any:
+    try:
+        model, info = cls.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        # diffusers raises many kinds here; all of them mean that this folder cannot be used.
+        raise BackboneError(f"{folder}: cannot be loaded ({one_line(error)})") from None
+    if info["missing_keys"]:
+        raise BackboneError(
+            f"{folder}: {len(info['missing_keys'])} weights are missing, first "
+            f"{min(info['missing_keys'])}; config.json and weights do not belong together"
+        )
+    return model
+
+
+def _null_prompt(folder: Path, width: int) -> tuple[Tensor, str]:
+    """The empty prompt's embedding [1, L, D] and a digest of what it was computed from.
+
+    The digest is taken of inputs (weights and tokens), not of the result, whose last bits may
+    differ between machines.
+    """
+    stored = folder / "null_prompt.safetensors"
+    if not (folder / "text_encoder").is_dir():
+        if not stored.is_file():
+            raise BackboneError(
+                f"{folder}: has neither text_encoder/ nor null_prompt.safetensors; "
+                "download the whole checkpoint"
+            )
+        return _stored_prompt(stored)
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    read_json(folder / "text_encoder" / "config.json")
+    check_safetensors(folder / "text_encoder", "model")
+    if not (folder / "tokenizer").is_dir():
+        raise BackboneError(f"{folder / 'tokenizer'}: missing; download the whole checkpoint")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        encoder, info = CLIPTextModel.from_pretrained(
+            folder / "text_encoder",
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+        length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        tokens = tokenizer(
+            "", padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+    except Exception as error:
+        raise BackboneError(
+            f"{folder}: text encoder or tokenizer cannot be loaded ({one_line(error)})"
+        ) from None
+    if info["missing_keys"]:
+        raise BackboneError(f"{folder / 'text_encoder'}: weights are missing; download it again")
+    if encoder.config.hidden_size != width:
+        raise BackboneError(
+            f"{folder}: the text encoder's width is {encoder.config.hidden_size} but the UNet's "
+            f"cross attention takes {width}; they are from different checkpoints"
+        )
+    if int(tokens.input_ids.max()) >= encoder.config.vocab_size:
+        raise BackboneError(f"{folder}: the tokenizer has more words than the text encoder knows")
+    mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
+    with torch.no_grad():
+        embedding = encoder(tokens.input_ids, attention_mask=mask).last_hidden_state
+    digest = digest_tensors({**encoder.state_dict(), "token_ids": tokens.input_ids})
+    return embedding, digest
+
+
+def _stored_prompt(path: Path) -> tuple[Tensor, str]:
+    check_safetensors_file(path)
+    tensors = load_file(path)
+    embedding = tensors.get("embedding")
+    if embedding is None or embedding.ndim != 3 or embedding.shape[0] != 1:
+        raise BackboneError(f"{path}: must hold a tensor `embedding` of shape [1, L, D]")
+    return embedding.float(), digest_tensors({"embedding": embedding.float()})
