@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from configs.schema import Config
 
@@ -125,28 +126,31 @@ def _apply(document: dict[str, Any], override: str) -> None:
 
 
 def _check_key(keys: Sequence[str], dotted: str) -> None:
-    """Refuse a dotted key the schema does not have; free-form sections end the walk."""
+    """Refuse a dotted key the schema does not have; below `train`, anything goes for now."""
     model: type[BaseModel] | None = Config
     for depth, key in enumerate(keys):
         if model is None:
-            return
+            raise ConfigError(f"--set {dotted}: {keys[depth - 1]} is a single value without keys")
         if key not in model.model_fields:
-            valid = list(_dotted_keys(Config))
-            raise ConfigError(f"--set {dotted}: no such key{_nearest(dotted, valid)}")
-        annotation = model.model_fields[key].annotation
-        is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        if not is_section and depth + 1 < len(keys) and annotation is not None:
-            if "dict" in str(annotation):
-                return
-            raise ConfigError(f"--set {dotted}: {key} is a single value, it has no keys")
-        model = annotation if is_section else None
+            nearest = _nearest(dotted, list(_dotted_keys(Config)))
+            raise ConfigError(f"--set {dotted}: no such key{nearest}")
+        if keys[0] == "train":
+            return
+        model = _section(model.model_fields[key])
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of a field that is a section of its own, None for a plain value."""
+    kind: Any = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def _dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
     for name, field in model.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _dotted_keys(field.annotation, f"{prefix}{name}.")
+        section = _section(field)
+        if section is not None:
+            yield from _dotted_keys(section, f"{prefix}{name}.")
 
 
 def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
@@ -185,11 +189,11 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _nearest(name: str, valid: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
     if not close:
         leaf = name.rsplit(".", 1)[-1]
         by_leaf = {key.rsplit(".", 1)[-1]: key for key in valid}
-        match = difflib.get_close_matches(leaf, list(by_leaf), n=1, cutoff=0.5)
+        match = difflib.get_close_matches(leaf, list(by_leaf), n=1, cutoff=0.6)
         close = [by_leaf[match[0]]] if match else []
     return f"; did you mean {close[0]}?" if close else ""
 

@@ -76,7 +76,7 @@ def load_clip(config: ClipConfig, resolution: int, random_weights: bool = False)
     return ClipVision(visual, tokens, embedding, mean, std, digest)
 
 
-def build_clip(config: ClipConfig, resolution: int) -> nn.Module:
+def build_clip(config: ClipConfig, resolution: int) -> CLIP | CustomTextCLIP:
     """The open_clip model with whatever weights it initialises to."""
     model = copy.deepcopy(_read_architecture(config.model).model)
     patch = model["vision_cfg"].get("patch_size")
@@ -102,7 +102,7 @@ def build_clip(config: ClipConfig, resolution: int) -> nn.Module:
         ) from None
 
 
-def clip_features(visual: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def clip_features(visual: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     """Token map [B, D, h, w] of the last block before `ln_post` (no CLS), and the embedding [B, E].
 
     `images` are normalised with the tower's own mean and standard deviation, [B, 3, R, R].
@@ -114,7 +114,7 @@ def clip_features(visual: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def clip_shapes(visual: nn.Module, resolution: int) -> tuple[tuple[int, int, int], int]:
+def clip_shapes(visual: Any, resolution: int) -> tuple[tuple[int, int, int], int]:
     """Shape (D, h, w) of the token map and length E of the embedding, by running it once."""
     if not hasattr(visual, "forward_intermediates"):
         raise BackboneError(f"{type(visual).__name__} gives no token map; use a vision transformer")
@@ -198,7 +198,7 @@ def _check_quick_gelu(architecture: _Architecture, weights_need: bool, weights: 
         )
 
 
-def _load_weights(model: nn.Module, path: Path, architecture: _Architecture) -> None:
+def _load_weights(model: CLIP | CustomTextCLIP, path: Path, architecture: _Architecture) -> None:
     if path.suffix == ".safetensors":
         check_safetensors_file(path)
     try:

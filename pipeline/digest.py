@@ -24,6 +24,6 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 def _line(item: tuple[str, Tensor]) -> str:
     name, tensor = item
     array = tensor.detach().cpu().contiguous()
-    data = memoryview(array.flatten().view(torch.uint8).numpy()) if array.numel() else b""
+    data = array.flatten().view(torch.uint8).numpy().data if array.numel() else b""
     shape = "x".join(map(str, tensor.shape))
     return f"{name} {tensor.dtype} {shape} {hashlib.sha256(data).hexdigest()}"

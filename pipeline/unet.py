@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -165,7 +166,7 @@ def unused_skips(unet: UNet2DConditionModel) -> int:
     return len(unet.up_blocks[-1].resnets)
 
 
-def _call(block: torch.nn.Module, prompt: Tensor, **inputs: object) -> object:
+def _call(block: torch.nn.Module, prompt: Tensor, **inputs: object) -> Any:
     """A block's forward; only blocks with cross attention take the prompt."""
     if getattr(block, "has_cross_attention", False):
         inputs["encoder_hidden_states"] = prompt

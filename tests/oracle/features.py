@@ -120,5 +120,5 @@ def oracle_features(
 
 
 def _as_batch(pixels: np.ndarray) -> Tensor:
-    """[H, W, 3] to float32 [1, 3, H, W]."""
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    """[H, W, 3] to float32 [1, 3, H, W], in memory as well: a channels-last view is less exact."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float().contiguous()

@@ -1,0 +1,365 @@
+"""The `sketchfusion` command: parse, call one function, print.
+
+Results go to standard output, progress and notes to standard error. Every command exits with 0
+only on success; bad input ends in one line that says what is wrong and what to do.
+"""
+
+# Heavy packages are imported inside the commands: `--help` should not wait for torch.
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+    from pipeline.precompute import Part, PrecomputeReport, Progress
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived: unwind like Ctrl-C, so that an unfinished shard is rolled back."""
+
+
+class Commands(click.Group):
+    """A command group that turns the library's errors into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, Terminated) as stop:
+            click.echo(
+                "\nstopped; finished shards are kept, and the same command goes on from there",
+                err=True,
+            )
+            ctx.exit(143 if isinstance(stop, Terminated) else 130)
+        except user_errors() as error:
+            raise click.ClickException(" ".join(str(error).split())) from None
+        except OSError as error:
+            if error.filename is None and error.strerror is None:
+                raise
+            raise click.ClickException(_os_error(error)) from None
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """The errors that mean bad input or a full machine rather than a bug."""
+    from cache import StoreError
+    from configs import ConfigError
+    from pipeline.checkpoints import BackboneError
+    from pipeline.datasets.base import DatasetError
+    from pipeline.extract import ExtractionError
+    from pipeline.injection import InjectionError
+    from pipeline.unet import UnsupportedUNet
+
+    return (
+        StoreError,
+        ConfigError,
+        BackboneError,
+        DatasetError,
+        ExtractionError,
+        InjectionError,
+        UnsupportedUNet,
+    )
+
+
+def _os_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    hint = "; free some space and run the same command again" if error.errno == 28 else ""
+    return f"{where}{error.strerror or error}{hint}"
+
+
+def _examples(*lines: str) -> Callable[[Any], Any]:
+    """Add an Examples section to a command's help."""
+
+    def decorate(command: Any) -> Any:
+        command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+        return command
+
+    return decorate
+
+
+def _parse_part(ctx: click.Context, param: click.Parameter, value: str) -> Part:
+    from pipeline.precompute import Part
+
+    index, slash, count = value.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise click.BadParameter(f"{value!r}: write K/N with 1 <= K <= N, for instance 1/4")
+    return Part(int(index), int(count))
+
+
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override one dotted key of the configuration; may be repeated.",
+)
+part_option = click.option(
+    "--part", default="1/1", metavar="K/N", callback=_parse_part, help="Do only part K of N."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sketchfusion")
+def main() -> None:
+    """Features of sketches and photos from frozen Stable Diffusion + CLIP, computed once.
+
+    Stage 1 (precompute) writes multi-layer feature maps of every image to a sharded Zarr store.
+    Everything after that reads the store.
+    """
+    signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+@_examples(
+    "sketchfusion plan demo",
+    "sketchfusion plan my.yaml --set extraction.ensemble=8 --json",
+)
+@main.command()
+@click.argument("config")
+@click.option("--out", type=click.Path(path_type=Path), help="The store, if it is known.")
+@set_option
+@part_option
+@json_option
+def plan(
+    config: str, out: Path | None, overrides: tuple[str, ...], part: Part, as_json: bool
+) -> None:
+    """Say what a precompute will take: images, bytes, operations, time.
+
+    CONFIG is a YAML file or the name of a preset. Exits with 1 if the disk is too small.
+    """
+    from cache.units import human_bytes
+    from configs import load_config
+    from pipeline.plan import make_plan
+
+    made = make_plan(load_config(config, overrides), out, part)
+    click.echo(json.dumps(_plan_json(made), indent=2) if as_json else _plan_text(made))
+    if not made.fits:
+        raise click.ClickException(
+            f"{made.place} has {human_bytes(made.bytes_free)} free but the store needs "
+            f"{human_bytes(made.bytes_needed)}; choose another disk with --out, fewer layers or "
+            "timesteps, or --set extraction.store_dtype=int8"
+        )
+
+
+@_examples(
+    "sketchfusion precompute demo --out stores/demo",
+    "sketchfusion precompute my.yaml --set dataset.root=~/pictures",
+    "sketchfusion precompute my.yaml --out /scratch/features --part $SLURM_ARRAY_TASK_ID/32",
+)
+@main.command()
+@click.argument("config")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the store.")
+@set_option
+@part_option
+@json_option
+def precompute(
+    config: str, out: Path | None, overrides: tuple[str, ...], part: Part, as_json: bool
+) -> None:
+    """Stage 1: compute the features of every image into a store.
+
+    CONFIG is a YAML file or the name of a preset. Run the same command again after any
+    interruption: finished shards are skipped. New images, timesteps and layers join the store.
+    """
+    from configs import load_config
+    from pipeline.precompute import precompute as run
+
+    with _ProgressBar() as bar:
+        report = run(load_config(config, overrides), out, part, bar.update, _note)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report), indent=2, default=str))
+    else:
+        click.echo(_precompute_text(report))
+
+
+@main.group()
+def cache() -> None:
+    """Look at stores and check them."""
+
+
+@_examples("sketchfusion cache ls", "sketchfusion cache ls /scratch/features --json")
+@cache.command("ls")
+@click.argument("folder", type=click.Path(path_type=Path), default="stores")
+@json_option
+def cache_ls(folder: Path, as_json: bool) -> None:
+    """List the stores in FOLDER (default: stores)."""
+    from cache import list_stores
+    from cache.units import human_bytes
+
+    stores = list_stores(folder)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(s) for s in stores], indent=2, default=str))
+        return
+    if not stores:
+        click.echo(f"no stores in {folder}")
+    for store in stores:
+        click.echo(
+            f"{store.fingerprint[:12]}  {store.n_committed:>8,}/{store.n_images:<8,} images  "
+            f"{human_bytes(store.bytes_on_disk):>9}  {len(store.arrays):>3} arrays  {store.path}"
+        )
+
+
+@_examples("sketchfusion cache info stores/demo", "sketchfusion cache info stores/demo --json")
+@cache.command("info")
+@click.argument("store", type=click.Path(path_type=Path))
+@json_option
+def cache_info(store: Path, as_json: bool) -> None:
+    """Say what is in STORE: images, arrays, recipe, fingerprint."""
+    from cache import describe_store
+    from cache.units import human_bytes
+
+    found = describe_store(store)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), indent=2, default=str))
+        return
+    click.echo(f"store        {found.path}")
+    click.echo(f"fingerprint  {found.fingerprint}")
+    click.echo(f"images       {found.n_committed:,} of {found.n_images:,} done")
+    click.echo(f"on disk      {human_bytes(found.bytes_on_disk)}")
+    click.echo("recipe       " + json.dumps(found.recipe, sort_keys=True))
+    for name, array in found.arrays.items():
+        shape = " x ".join(str(n) for n in array.shape)
+        click.echo(f"  {name:<16} {array.dtype:<8} {shape:<14} {array.n_images:,} images")
+    for image_id, reason in found.quarantined.items():
+        click.echo(f"  quarantined  {image_id}: {reason}")
+
+
+@_examples("sketchfusion cache verify stores/demo", "sketchfusion cache verify stores/demo --fast")
+@cache.command("verify")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--fast", is_flag=True, help="Sizes and indexes only, not every checksum.")
+@json_option
+def cache_verify(store: Path, fast: bool, as_json: bool) -> None:
+    """Check STORE: every checksum, size, index and commit. Exits with 1 if it is damaged."""
+    from cache import verify_store
+    from cache.units import human_bytes
+
+    report = verify_store(store, full=not fast)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report) | {"sound": report.sound}, indent=2))
+    else:
+        for problem in report.problems:
+            click.echo(f"{problem.kind}: {problem.where}: {problem.what}")
+        for note in report.notes:
+            click.echo(f"note: {note.where}: {note.what}")
+        verdict = "sound" if report.sound else f"damaged ({len(report.problems)} problems)"
+        click.echo(
+            f"{store}: {verdict}; {report.n_images:,} images, {report.n_shards:,} shards, "
+            f"{human_bytes(report.bytes_checked)} checked"
+        )
+    if not report.sound:
+        sys.exit(1)
+
+
+@_examples("sketchfusion demo", "sketchfusion demo --out /tmp/demo")
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), default="demo", show_default=True)
+def demo(out: Path) -> None:
+    """The whole of stage 1 offline on the built-in backbone; ends with a report."""
+    from heads.demo import run_demo
+
+    with _ProgressBar() as bar:
+        click.echo(run_demo(out, bar.update, _note))
+
+
+def _note(line: str) -> None:
+    click.echo(line, err=True)
+
+
+class _ProgressBar:
+    """A tqdm bar over images that appears with the first batch."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def update(self, progress: Progress) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(
+                total=progress.n_images, unit="img", smoothing=0.05, dynamic_ncols=True
+            )
+        self._bar.set_postfix_str(progress.shares(), refresh=False)
+        self._bar.update(progress.done - self._bar.n)
+
+    def __enter__(self) -> _ProgressBar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _plan_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "images": plan.n_images,
+        "images_to_do": plan.n_to_do,
+        "files_skipped": plan.n_skipped,
+        "bytes_per_image": plan.bytes_by_array,
+        "bytes_needed": plan.bytes_needed,
+        "bytes_free": plan.bytes_free,
+        "flops_per_image": {
+            "vae": plan.cost.vae,
+            "clip": plan.cost.clip,
+            "unet_pass": plan.cost.unet,
+            "unet_passes": plan.cost.passes,
+            "total": plan.cost.total,
+        },
+        "device": plan.device,
+        "seconds_estimate": round(plan.seconds, 1),
+        "fits": plan.fits,
+    }
+
+
+def _plan_text(plan: Plan) -> str:
+    from cache.units import human_bytes, human_flops, human_seconds
+
+    cost = plan.cost
+    per_image = sum(plan.bytes_by_array.values())
+    lines = [
+        f"images      {plan.n_images:,} ({plan.n_to_do:,} to do; "
+        f"{plan.n_skipped:,} other files left out)",
+        f"disk        {human_bytes(plan.bytes_needed)} needed, "
+        f"{human_bytes(plan.bytes_free)} free at {plan.place}",
+        f"per image   {human_bytes(per_image)}, {human_flops(cost.total)} "
+        f"(VAE {human_flops(cost.vae)}, CLIP {human_flops(cost.clip)}, "
+        f"UNet {human_flops(cost.unet)} x {cost.passes})",
+    ]
+    lines += [f"  {name:<16} {human_bytes(n)}" for name, n in plan.bytes_by_array.items()]
+    lines.append(
+        f"time        about {human_seconds(plan.seconds)} on {plan.device} "
+        "(rough: from a half-second probe)"
+    )
+    return "\n".join(lines)
+
+
+def _precompute_text(report: PrecomputeReport) -> str:
+    from cache.units import human_seconds
+
+    lines = [
+        f"{report.store}: {report.n_computed:,} images computed in "
+        f"{human_seconds(report.seconds)} (read {human_seconds(report.read_seconds)}, compute "
+        f"{human_seconds(report.compute_seconds)}, write {human_seconds(report.write_seconds)})",
+        f"fingerprint {report.fingerprint}",
+    ]
+    lines += [f"quarantined {image_id}: {why}" for image_id, why in report.quarantined.items()]
+    lines += [f"left out {path}: {why}" for path, why in report.skipped[:10]]
+    if len(report.skipped) > 10:
+        lines.append(f"left out {len(report.skipped) - 10} more files")
+    if report.n_shards_pending:
+        lines.append(f"{report.n_shards_pending} pieces of work are left for other parts")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""From squares of pixels to feature arrays: VAE and CLIP once per image, UNet per noise draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs import ExtractionConfig
+from pipeline.arrays import CLIP_POOLED, CLIP_TOKENS, LATENT, layer_array, wanted_layers
+from pipeline.backbone import Backbone
+from pipeline.injection import Injection
+from pipeline.noise import draw_noise
+
+
+class ExtractionError(RuntimeError):
+    """The accelerator could not compute even one image."""
+
+
+class Extractor:
+    """Computes the arrays of batches of images, in bounded memory.
+
+    Args:
+        backbone: the frozen networks.
+        extraction: timesteps, layers, ensemble, seed.
+        injection: convolutions to inject, or None for plain SD.
+        batch_size: UNet samples (images x noise draws) in one pass; halved, for good, whenever
+            the device runs out of memory.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        extraction: ExtractionConfig,
+        injection: Injection | None,
+        batch_size: int,
+    ) -> None:
+        self.backbone = backbone
+        self.extraction = extraction
+        self.injection = injection
+        if injection is not None:
+            injection.to(backbone.device, backbone.dtype)
+        self.batch_size = batch_size
+
+    def __call__(
+        self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Float32 arrays [B, ...] by name, of uint8 squares [B, 3, R, R] and content hashes.
+
+        Raises ExtractionError if a single image does not fit into memory.
+        """
+        results: list[dict[str, np.ndarray]] = []
+        done = 0
+        while done < len(squares):
+            end = done + self.batch_size
+            try:
+                results.append(self._extract(squares[done:end], sha256s[done:end], arrays))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(error)
+                continue
+            done = end
+        if len(results) == 1:
+            return results[0]
+        return {name: np.concatenate([part[name] for part in results]) for name in results[0]}
+
+    def _halve(self, error: RuntimeError) -> None:
+        if self.batch_size == 1:
+            raise ExtractionError(
+                f"one image does not fit into the memory of {self.backbone.device}: use a smaller "
+                "backbone.resolution or extraction.precision=bfloat16"
+            ) from error
+        self.batch_size //= 2
+        if self.backbone.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _extract(
+        self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        # Channels first in memory too: on the CPU, group normalisation of a channels-last view
+        # is up to fifty times less exact.
+        pixels = torch.from_numpy(np.ascontiguousarray(squares))
+        backbone = self.backbone
+        found: dict[str, Tensor] = {}
+        projected: dict[str, Tensor] = {}
+        if self.injection is not None or CLIP_TOKENS in arrays or CLIP_POOLED in arrays:
+            tokens, pooled = backbone.encode_clip(pixels)
+            found |= {CLIP_TOKENS: tokens, CLIP_POOLED: pooled}
+            if self.injection is not None:
+                with torch.inference_mode():
+                    projected = self.injection.project(tokens.to(backbone.dtype))
+        found[LATENT] = z0 = backbone.encode_latents(pixels)
+        for timestep in self.extraction.timesteps:
+            layers = wanted_layers(arrays, timestep)
+            if layers:
+                features = self._average_draws(z0, sha256s, timestep, layers, projected)
+                found |= {layer_array(timestep, layer): v for layer, v in features.items()}
+        return {name: found[name].cpu().numpy() for name in arrays}
+
+    def _average_draws(
+        self,
+        z0: Tensor,
+        sha256s: Sequence[str],
+        timestep: int,
+        layers: Sequence[str],
+        projected: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Mean over the ensemble's noise draws, in float32, as layer -> [B, C, h, w].
+
+        Images and draws are folded into one list, image by image, and cut into passes of at most
+        `batch_size`: memory does not grow with the ensemble.
+        """
+        n_draws = self.extraction.ensemble
+        shape = tuple(z0.shape[1:])
+        sums: dict[str, Tensor] = {}
+        samples = [(row, draw) for row in range(len(z0)) for draw in range(n_draws)]
+        for start in range(0, len(samples), self.batch_size):
+            chunk = samples[start : start + self.batch_size]
+            seed = self.extraction.seed
+            noise = torch.stack(
+                [draw_noise(shape, seed, sha256s[row], timestep, draw) for row, draw in chunk]
+            )
+            rows = torch.tensor([row for row, _ in chunk], device=z0.device)
+            features = self.backbone.unet_features(
+                z0[rows], noise, timestep, layers, projected, rows
+            )
+            if n_draws == 1 and len(chunk) == len(samples):
+                return features
+            for layer, values in features.items():
+                total = sums.setdefault(layer, values.new_zeros((len(z0), *values.shape[1:])))
+                # Row by row: index_add_ would add in an unspecified order on CUDA.
+                for (row, _), value in zip(chunk, values, strict=True):
+                    total[row] += value
+        return {layer: total / n_draws for layer, total in sums.items()}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception is a device's way of saying that its memory is full."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    message = str(error).lower()
+    return "out of memory" in message or "can't allocate memory" in message
+
+
+def auto_batch_size(device: torch.device, resolution: int) -> int:
+    """UNet samples per pass: by the square's pixels, and on CUDA by the card's whole memory.
+
+    It depends on the kind of machine only, never on what happens to be free, so that workers on
+    equal machines make equal bytes.
+    """
+    if device.type != "cuda":
+        pixels = 16 * 96 * 96
+        return max(1, min(16, pixels // resolution**2))
+    total = torch.cuda.get_device_properties(device).total_memory
+    # About 3 KiB per pixel for the VAE encoder's widest activations in float32, with headroom.
+    return max(1, min(128, total // (resolution**2 * 8192)))

@@ -1,0 +1,110 @@
+"""What a precompute will take: images, bytes, operations, time; and whether the disk has room."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache import ArraySpec, FeatureStore, NotAStore
+from configs import Config
+from pipeline.arrays import array_specs
+from pipeline.backbone import DTYPES, pick_device
+from pipeline.cost import Cost, measure_cost, probe_flops_per_second
+from pipeline.precompute import WHOLE, Part, open_configured
+
+DISK_MARGIN = 1.02
+"""Room kept for indexes, commits and file-system blocks."""
+PROBE_SHARE = 0.5
+"""Share of the probe's speed that a whole forward pass reaches, attention and decoding included."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The size of a job. Bytes are for the images still to do; seconds are a rough estimate.
+
+    `bytes_by_array` is per image; `flops` per image, two per multiply-add.
+    """
+
+    n_images: int
+    n_to_do: int
+    n_skipped: int
+    bytes_by_array: dict[str, int]
+    bytes_needed: int
+    bytes_free: int
+    place: Path
+    cost: Cost
+    flops_per_second: float
+    device: str
+
+    @property
+    def fits(self) -> bool:
+        """Whether the disk has room for what is still to be written."""
+        return self.bytes_needed <= self.bytes_free
+
+    @property
+    def seconds(self) -> float:
+        """Rough time for the images still to do, from a short probe of this machine."""
+        return self.n_to_do * self.cost.total / self.flops_per_second
+
+
+def make_plan(config: Config, out: Path | None = None, part: Part = WHOLE) -> Plan:
+    """Count a job without loading weights or opening images.
+
+    Args:
+        out: the store's folder if it is known; images it already has are not counted again.
+        part: counts only this part's share of the images.
+
+    Raises DatasetError or BackboneError where the precompute itself would.
+    """
+    dataset = open_configured(config)
+    extraction = config.extraction
+    cost = measure_cost(config.backbone, extraction)
+    specs = array_specs(cost.geometry, extraction)
+    n_images = len(dataset.ids)
+    n_to_do = math.ceil(len(_missing(dataset.ids, specs, out)) / part.count)
+    bytes_by_array = {
+        spec.name: sum(array.record_bytes for array in spec.zarr_arrays) for spec in specs
+    }
+    device = pick_device(extraction.device)
+    place = _existing_parent(out or Path("stores"))
+    speed = probe_flops_per_second(device, DTYPES[extraction.precision])
+    return Plan(
+        n_images=n_images,
+        n_to_do=n_to_do,
+        n_skipped=len(dataset.skipped),
+        bytes_by_array=bytes_by_array,
+        bytes_needed=int(n_to_do * sum(bytes_by_array.values()) * DISK_MARGIN),
+        bytes_free=shutil.disk_usage(place).free,
+        place=place,
+        cost=cost,
+        flops_per_second=speed * PROBE_SHARE,
+        device=str(device),
+    )
+
+
+def _missing(ids: Sequence[str], specs: list[ArraySpec], out: Path | None) -> list[str]:
+    """Images of which the store at `out` lacks an array."""
+    if out is None:
+        return list(ids)
+    try:
+        store = FeatureStore.open(out)
+    except NotAStore:
+        return list(ids)
+    if any(spec.name not in store.arrays for spec in specs):
+        return list(ids)
+    done = np.logical_and.reduce([store.committed[spec.name] for spec in specs])
+    complete = {store.ids[row] for row in np.flatnonzero(done)}
+    return [image_id for image_id in ids if image_id not in complete]
+
+
+def _existing_parent(path: Path) -> Path:
+    """The nearest folder above a place that need not exist yet."""
+    path = path.resolve()
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,127 @@
+"""Writing features behind the accelerator's back: one thread, a short queue, whole shards."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import numpy as np
+
+from cache import ShardTask, StoreWriter
+
+QUEUE_LENGTH = 3
+"""Batches that may wait for the disk: enough to smooth over an fsync, bounded in memory."""
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Computed rows of one task: arrays [B, ...] by name, and rows that have no features."""
+
+    task: int
+    rows: Sequence[int]
+    arrays: dict[str, np.ndarray]
+    unreadable: dict[int, str]
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class ShardSink:
+    """Streams feature batches into shards in a background thread and commits each shard.
+
+    Tasks must arrive one after the other, rows ascending. Use as a context manager: leaving it
+    normally waits for the last commit; leaving it with an exception drops the unfinished shard,
+    whose temporaries are removed. An error in the thread is raised at the next `put`.
+    """
+
+    def __init__(self, writer: StoreWriter, tasks: Sequence[ShardTask]) -> None:
+        self._writer = writer
+        self._tasks = tasks
+        self._queue: queue.Queue[FeatureBatch | None] = queue.Queue(QUEUE_LENGTH)
+        self._error: BaseException | None = None
+        self._cancelled = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="shard-writer", daemon=True)
+        self.busy_seconds = 0.0
+        """Time the thread spent writing, committing and syncing."""
+        self.committed = 0
+        """Tasks committed so far."""
+
+    def put(self, batch: FeatureBatch) -> None:
+        """Hand a batch over; waits while the queue is full. Raises what the thread raised."""
+        while True:
+            if self._error is not None:
+                raise self._error
+            try:
+                self._queue.put(batch, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def __enter__(self) -> ShardSink:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._cancelled.set()
+        while self._thread.is_alive():
+            try:
+                self._queue.put(None, timeout=0.1)
+                break
+            except queue.Full:
+                continue
+        self._thread.join()
+        if kind is None and self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            batch = self._queue.get()
+            while batch is not None:
+                batch = self._write_task(batch)
+        except _Cancelled:
+            pass
+        except BaseException as error:
+            self._error = error
+
+    def _write_task(self, batch: FeatureBatch) -> FeatureBatch | None:
+        """Write one shard, starting with its first batch; returns the next task's first batch."""
+        task = self._tasks[batch.task]
+        remaining = len(task.rows)
+        timings: dict[str, float] = {}
+        with self._writer.shard(task) as shard:
+            while True:
+                start = time.perf_counter()
+                for row in sorted([*batch.rows, *batch.unreadable]):
+                    if row in batch.unreadable:
+                        shard.quarantine(row, batch.unreadable[row])
+                    else:
+                        index = batch.rows.index(row)
+                        shard.put(row, {name: a[index] for name, a in batch.arrays.items()})
+                    remaining -= 1
+                self.busy_seconds += time.perf_counter() - start
+                for name, seconds in batch.timings.items():
+                    timings[name] = timings.get(name, 0.0) + seconds
+                if not remaining:
+                    break
+                more = self._queue.get()
+                if more is None or self._cancelled.is_set():
+                    raise _Cancelled
+                batch = more
+            start = time.perf_counter()
+            shard.commit(timings={name: round(s, 4) for name, s in timings.items()})
+            self.busy_seconds += time.perf_counter() - start
+        self.committed += 1
+        following = self._queue.get()
+        return None if self._cancelled.is_set() else following
+
+
+class _Cancelled(Exception):
+    """The main thread gave up: leave the shard uncommitted."""

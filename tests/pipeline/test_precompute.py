@@ -1,0 +1,295 @@
+"""Stage 1 from the command line: the oracle's numbers, however the work was cut up or cut short."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+import zarr
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from cache import FeatureStore, QuarantinedImage, verify_store
+from cli import main
+from tests import tiny
+from tests.oracle.features import oracle_features
+
+TIMESTEPS = [7, 195, 640]
+RESOLUTION = 64
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints, an injection file, pictures and a configuration, as a user would have them."""
+    root = tmp_path_factory.mktemp("world")
+    tiny.save_tiny_sd(root / "sd", layers_per_block=2)
+    clip_json, clip_weights = tiny.save_tiny_clip(root / "clip", image_size=RESOLUTION)
+    tiny.save_injection(root / "injection.safetensors")
+    tiny.write_images(root / "pictures" / "one", 6, seed=1)
+    tiny.write_images(root / "pictures" / "two", 5, seed=2)
+    config = {
+        "backbone": {
+            "sd": {"source": "sd"},
+            "clip": {
+                "model": str(clip_json.relative_to(root)),
+                "pretrained": str(clip_weights.relative_to(root)),
+            },
+            "resolution": RESOLUTION,
+        },
+        "dataset": {"name": "folder", "root": "pictures"},
+        "extraction": {
+            "timesteps": TIMESTEPS,
+            "ensemble": 2,
+            "seed": 5,
+            "injection": "injection.safetensors",
+            "store_dtype": "float32",
+            "shard_size": 4,
+            "batch_size": 3,
+            "workers": 0,
+            "device": "cpu",
+        },
+    }
+    (root / "config.yaml").write_text(yaml.safe_dump(config))
+    return root
+
+
+def run(world: Path, out: Path, *sets: str, extra: Sequence[str] = ()) -> Result:
+    arguments = ["precompute", str(world / "config.yaml"), "--out", str(out), *extra]
+    for item in sets:
+        arguments += ["--set", item]
+    return CliRunner().invoke(main, arguments)
+
+
+def array_bytes(store: Path) -> dict[str, bytes]:
+    """Every file of every array by its path: what two equal stores have in common."""
+    kinds = ("sd", "clip", "vae")
+    return {
+        path.relative_to(store).as_posix(): path.read_bytes()
+        for kind in kinds
+        for path in sorted((store / kind).rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def store(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("stores") / "store"
+    result = run(world, out)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_plain_zarr_reads_the_oracles_numbers(world: Path, store: Path) -> None:
+    group = zarr.open_group(store, mode="r")
+    lines = [json.loads(line) for line in (store / "images.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == sorted(line["id"] for line in lines)
+    assert len(lines) == 11
+    clip_json = next((world / "clip").glob("*.json"))
+    for row, line in enumerate(lines):
+        expected = oracle_features(
+            world / "pictures" / line["id"],
+            world / "sd",
+            clip_json,
+            clip_json.with_suffix(".safetensors"),
+            world / "injection.safetensors",
+            resolution=RESOLUTION,
+            timesteps=TIMESTEPS,
+            seed=5,
+            ensemble=2,
+        )
+        assert {"vae/latent", "clip/tokens", "clip/pooled", "sd/t640/s5"} <= set(expected)
+        for name, value in expected.items():
+            np.testing.assert_allclose(group[name][row], value, atol=1e-4, rtol=0, err_msg=name)
+
+
+def test_plain_sd_and_other_padding_equal_the_oracle(world: Path, tmp_path: Path) -> None:
+    sets = ("extraction.injection=null", "extraction.pad=white", "extraction.layers=[s4]")
+    assert run(world, tmp_path / "s", *sets, "extraction.ensemble=1").exit_code == 0
+    group = zarr.open_group(tmp_path / "s", mode="r")
+    clip_json = next((world / "clip").glob("*.json"))
+    first = json.loads((tmp_path / "s" / "images.jsonl").read_text().splitlines()[1])
+    expected = oracle_features(
+        world / "pictures" / first["id"],
+        world / "sd",
+        clip_json,
+        clip_json.with_suffix(".safetensors"),
+        resolution=RESOLUTION,
+        pad="white",
+        timesteps=TIMESTEPS,
+        layers=["s4"],
+        seed=5,
+    )
+    for name, value in expected.items():
+        np.testing.assert_allclose(group[name][1], value, atol=1e-4, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("extraction.batch_size=1",),
+        ("extraction.batch_size=64",),
+        ("extraction.workers=2",),
+        ("extraction.shard_size=3",),
+        ("dataset.limit=11",),
+    ],
+    ids=" ".join,
+)
+def test_the_way_it_was_computed_changes_no_number(
+    world: Path, store: Path, tmp_path: Path, sets: tuple[str, ...]
+) -> None:
+    assert run(world, tmp_path / "s", *sets).exit_code == 0
+    ours, theirs = FeatureStore.open(tmp_path / "s"), FeatureStore.open(store)
+    assert ours.fingerprint == theirs.fingerprint
+    names = list(theirs.arrays)
+    a, b = ours.read(theirs.ids, names), theirs.read(theirs.ids, names)
+    for name in names:
+        # Another batch size may take another code path of the same matrix product.
+        np.testing.assert_allclose(a[name], b[name], atol=1e-5, rtol=0, err_msg=name)
+
+
+def test_parts_in_any_order_make_the_same_bytes(world: Path, store: Path, tmp_path: Path) -> None:
+    for part in ("3/3", "1/3", "2/3"):
+        assert run(world, tmp_path / "s", extra=["--part", part]).exit_code == 0
+    assert array_bytes(tmp_path / "s") == array_bytes(store)
+    again = run(world, tmp_path / "s", extra=["--json"])
+    assert json.loads(again.stdout)["n_computed"] == 0
+
+
+def test_images_timesteps_and_layers_join_a_store(world: Path, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "world").mkdir()
+    for name in ("sd", "clip", "injection.safetensors", "config.yaml"):
+        os.symlink(world / name, tmp_path / "world" / name)
+    pictures = tmp_path / "world" / "pictures"
+    shutil.copytree(world / "pictures" / "one", pictures / "one")
+    out = tmp_path / "s"
+    few = ("extraction.timesteps=[195]", "extraction.layers=[s5]")
+    assert run(tmp_path / "world", out, *few).exit_code == 0
+    shutil.copytree(world / "pictures" / "two", pictures / "two")
+    assert run(tmp_path / "world", out).exit_code == 0
+    assert verify_store(out).sound
+    grown, whole = FeatureStore.open(out), FeatureStore.open(store)
+    assert grown.ids == whole.ids
+    a, b = grown.read(whole.ids, list(whole.arrays)), whole.read(whole.ids, list(whole.arrays))
+    for name in whole.arrays:
+        np.testing.assert_allclose(a[name], b[name], atol=1e-5, rtol=0, err_msg=name)
+
+
+def test_only_the_recipe_changes_the_fingerprint(world: Path, store: Path, tmp_path: Path) -> None:
+    recipe = FeatureStore.open(store).recipe
+    for i, item in enumerate(("extraction.injection=null", "extraction.seed=6")):
+        changed = run(world, store, item)
+        assert changed.exit_code == 1
+        assert ("injection" if i == 0 else "seed") in changed.stderr
+        assert "Traceback" not in changed.output
+        assert run(world, tmp_path / str(i), item, "dataset.limit=1").exit_code == 0
+        assert FeatureStore.open(tmp_path / str(i)).fingerprint != recipe.fingerprint
+    shutil.copytree(world, tmp_path / "moved")
+    moved = run(tmp_path / "moved", tmp_path / "s", "extraction.batch_size=2", "dataset.limit=2")
+    assert moved.exit_code == 0
+    assert FeatureStore.open(tmp_path / "s").fingerprint == recipe.fingerprint
+
+
+def test_a_picture_that_cannot_be_decoded_is_quarantined(world: Path, tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    tiny.write_images(root, 5)
+    good = sorted(root.iterdir())
+    tiny.truncate(good[1])
+    (root / "words.png").write_text("not a picture")
+    (root / "empty.jpg").write_bytes(b"")
+    (root / "notes.txt").write_text("not even named like one")
+    result = run(world, tmp_path / "s", f"dataset.root={root}", extra=["--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert set(report["quarantined"]) == {good[1].name, "words.png", "empty.jpg"}
+    assert all(report["quarantined"].values())
+    assert any("notes.txt" in str(item) for item in report["skipped"])
+
+    store = FeatureStore.open(tmp_path / "s")
+    names = list(store.arrays)
+    fine = [path.name for path in good if path != good[1]]
+    assert all(v.isfinite().all() for v in store.read(fine, names).values())
+    with pytest.raises(QuarantinedImage, match=r"words\.png"):
+        store.read(["words.png"], names)
+    row = store.ids.index("words.png")
+    assert np.isnan(zarr.open_group(tmp_path / "s", mode="r")["sd/t195/s3"][row]).all()
+    assert verify_store(tmp_path / "s").sound
+    # The neighbours of a bad picture are what they are without it.
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    for name in fine:
+        shutil.copy(root / name, clean)
+    assert run(world, tmp_path / "c", f"dataset.root={clean}").exit_code == 0
+    a, b = store.read(fine, names), FeatureStore.open(tmp_path / "c").read(fine, names)
+    for name in names:
+        np.testing.assert_allclose(a[name], b[name], atol=1e-5, rtol=0, err_msg=name)
+
+
+def test_a_file_that_changed_is_never_mixed_in(world: Path, tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    paths = tiny.write_images(root, 3)
+    assert run(world, tmp_path / "s", f"dataset.root={root}").exit_code == 0
+    before = array_bytes(tmp_path / "s")
+    Image.new("RGB", (20, 20), "red").save(paths[0])
+    result = run(world, tmp_path / "s", f"dataset.root={root}")
+    assert result.exit_code == 1
+    assert paths[0].name in result.stderr
+    assert array_bytes(tmp_path / "s") == before
+
+
+def test_kill_at_any_moment_then_the_same_command(world: Path, store: Path, tmp_path: Path) -> None:
+    """SIGKILL at random moments until it is done: every array file is as if nothing happened."""
+    out = tmp_path / "s"
+    command = [sys.executable, "-m", "cli", "precompute", str(world / "config.yaml")]
+    command += ["--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(20):
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        # Wait until the store is being written, so that the kill lands in the middle of it.
+        before = set(out.rglob("*"))
+        while process.poll() is None and set(out.rglob("*")) == before:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == -signal.SIGKILL:
+            kills += 1
+            if out.exists():
+                assert verify_store(out).sound
+        if kills >= 4 or process.returncode == 0:
+            break
+    assert kills > 0
+    assert run(world, out).exit_code == 0
+    assert array_bytes(out) == array_bytes(store)
+    assert not list(out.rglob("*.tmp*"))
+
+
+def test_ctrl_c_and_sigterm_say_how_to_go_on(world: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cli", "precompute", str(world / "config.yaml")]
+    command += ["--out", str(tmp_path / "s"), "--set", "extraction.ensemble=500"]
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not (tmp_path / "s" / "images.jsonl").exists():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == code, stderr
+        assert "the same command goes on" in stderr
+        assert "Traceback" not in stderr
+        assert verify_store(tmp_path / "s").sound
+        shutil.rmtree(tmp_path / "s")
