@@ -1,0 +1,107 @@
+"""What a store holds, in numbers: for people who look, not for programs that read."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache.checksums import Json
+from cache.errors import NotAStore, StoreError
+from cache.reader import FeatureStore
+
+
+@dataclass(frozen=True)
+class ArrayDescription:
+    """One feature of a store."""
+
+    shape: tuple[int, ...]
+    """Per image."""
+    dtype: str
+    n_images: int
+    """Images that have it, or are quarantined."""
+    bytes_on_disk: int
+    """Size of its files, scales included."""
+
+
+@dataclass(frozen=True)
+class StoreDescription:
+    """A store in numbers."""
+
+    path: Path
+    fingerprint: str
+    recipe: dict[str, Json]
+    provenance: dict[str, Json]
+    """What made the store: device, versions and the like."""
+    shard_size: int
+    """Images per shard."""
+    n_images: int
+    n_committed: int
+    """Images that have every feature of the store, or are quarantined."""
+    quarantined: dict[str, str]
+    """Image id to reason."""
+    arrays: dict[str, ArrayDescription]
+    """Features by name."""
+    bytes_on_disk: int
+    """Size of all files of the store."""
+
+
+def describe_store(path: str | Path) -> StoreDescription:
+    """Describe a store. Raises StoreError where there is none or its metadata is damaged."""
+    path = Path(path)
+    store = FeatureStore.open(path)
+    committed = store.committed
+    complete = np.logical_and.reduce([np.ones(len(store), bool), *committed.values()])
+    arrays = {
+        name: ArrayDescription(
+            shape=spec.shape,
+            dtype=spec.dtype,
+            n_images=int(committed[name].sum()),
+            bytes_on_disk=sum(_folder_bytes(path / array.name) for array in spec.zarr_arrays),
+        )
+        for name, spec in store.arrays.items()
+    }
+    return StoreDescription(
+        path=path,
+        fingerprint=store.fingerprint,
+        recipe=dict(store.recipe.fields),
+        provenance=store.provenance,
+        shard_size=store.shard_size,
+        n_images=len(store),
+        n_committed=int(complete.sum()),
+        quarantined=store.quarantined,
+        arrays=arrays,
+        bytes_on_disk=_folder_bytes(path),
+    )
+
+
+def list_stores(folder: str | Path) -> list[StoreDescription]:
+    """Describe the folder itself, if it is a store, or else the stores directly inside it.
+
+    Other folders are passed over. Raises StoreError where there is no such folder, or for a
+    store whose metadata is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: no such folder")
+    with suppress(NotAStore):
+        return [describe_store(folder)]
+    stores = []
+    for child in sorted(folder.iterdir()):
+        if child.is_dir():
+            with suppress(NotAStore):
+                stores.append(describe_store(child))
+    return stores
+
+
+def _folder_bytes(folder: Path) -> int:
+    """Size of all files in a folder and below; those that vanish meanwhile do not count."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(parent, name)).st_size
+    return total

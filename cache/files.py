@@ -1,0 +1,194 @@
+"""Files that appear whole or not at all, and the locks that say who owns them.
+
+Every byte of a store is written through this module: a temporary file in the target's folder,
+fsync, rename, fsync of the folder. A temporary is locked by its owner for as long as the owner
+lives, so anybody can tell an abandoned one from one in use.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from cache.errors import StoreError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+class TemporaryFile:
+    """A file under construction: append bytes, then :meth:`publish` it or :meth:`discard` it.
+
+    Its name is ``.{target}.{token}.tmp``. Creating one removes what killed owners left behind
+    for the same target.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        remove_stale_temporaries(target.parent, target.name)
+        while True:
+            self.path = target.with_name(f".{target.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+            with _explained(self.path):
+                self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+                _lock(self._fd, self.path)
+            # Between creation and lock somebody may have taken it for abandoned.
+            if os.fstat(self._fd).st_nlink:
+                return
+            os.close(self._fd)
+
+    def write(self, *parts: bytes | np.ndarray) -> None:
+        """Append bytes or the memory of contiguous arrays; StoreError where the disk refuses."""
+        with _explained(self.path):
+            for part in parts:
+                view = memoryview(part.data if isinstance(part, np.ndarray) else part).cast("B")
+                while view:
+                    view = view[os.write(self._fd, view) :]
+
+    def sync(self) -> None:
+        """Bring everything written to the disk."""
+        with _explained(self.path):
+            os.fsync(self._fd)
+
+    def publish(self) -> None:
+        """Rename onto the target. The content must have been synced; the folder is not yet."""
+        with _explained(self.target):
+            os.replace(self.path, self.target)
+        self.close()
+
+    def discard(self) -> None:
+        """Remove the temporary, if it is still there."""
+        if self._fd >= 0:
+            self.path.unlink(missing_ok=True)
+            self.close()
+
+    def close(self) -> None:
+        """Give up ownership and leave the file where it is."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def write_atomically(target: Path, data: bytes) -> None:
+    """Replace ``target`` by a file with this content, durably."""
+    temporary = TemporaryFile(target)
+    try:
+        temporary.write(data)
+        temporary.sync()
+        temporary.publish()
+    finally:
+        temporary.discard()
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the renames inside ``folder`` durable."""
+    with _explained(folder):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def make_folders(root: Path, folder: Path) -> None:
+    """Create ``folder``, which lies under the existing folder ``root``, durably."""
+    missing = [
+        part for part in (folder, *folder.parents) if root in part.parents and not part.is_dir()
+    ]
+    for part in reversed(missing):
+        with _explained(part):
+            part.mkdir(exist_ok=True)
+        sync_folder(part.parent)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is one that :class:`TemporaryFile` gives."""
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+
+
+def temporaries_in(folder: Path, target_name: str = "") -> list[Path]:
+    """The temporaries in a folder, if it exists: of one target or (by default) of all."""
+    if not folder.is_dir():
+        return []
+    prefix = f".{target_name}." if target_name else "."
+    return [
+        folder / name
+        for name in os.listdir(folder)
+        if name.startswith(prefix) and is_temporary(name)
+    ]
+
+
+def remove_stale_temporaries(folder: Path, target_name: str = "") -> None:
+    """Remove the temporaries in ``folder`` (of one target, or all) whose owner is gone."""
+    for path in temporaries_in(folder, target_name):
+        if not is_owned(path):
+            path.unlink(missing_ok=True)
+
+
+def is_owned(temporary: Path) -> bool:
+    """Whether a living process holds this temporary."""
+    try:
+        fd = os.open(temporary, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(fd, temporary)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def locked(lock_file: Path) -> Iterator[None]:
+    """Hold an exclusive lock against all processes and threads that use the same file."""
+    with _explained(lock_file):
+        fd = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock(fd, lock_file)
+        try:
+            yield
+        finally:
+            # Explicitly, because a forked child may still hold the descriptor.
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int, path: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError as error:
+        raise _no_locks(path, error) from error
+
+
+def _try_lock(fd: int, path: Path) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise _no_locks(path, error) from error
+    return True
+
+
+def _no_locks(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{path}: this filesystem cannot lock files ({error.strerror}); several writers would "
+        "lose data, so put the store on a filesystem with flock"
+    )
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into one line; nothing written so far is lost."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot write ({error.strerror}); make room or give permission, then run "
+            "the same command again: committed shards are kept"
+        ) from error

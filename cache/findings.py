@@ -1,0 +1,41 @@
+"""What a verification finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding. docs/store-format.md lists the kinds."""
+
+    kind: str
+    where: str
+    """Path inside the store."""
+    what: str
+
+
+@dataclass
+class Findings:
+    """Findings of one part of a verification."""
+
+    problems: list[Problem] = field(default_factory=list)
+    """Damage."""
+    notes: list[Problem] = field(default_factory=list)
+    """Unfinished or interrupted work."""
+    bytes_checked: int = 0
+    """Bytes of records compared with their checksums."""
+
+    def problem(self, kind: str, where: str, what: object) -> None:
+        """Report damage."""
+        self.problems.append(Problem(kind, where, str(what)))
+
+    def note(self, kind: str, where: str, what: str) -> None:
+        """Report something unfinished."""
+        self.notes.append(Problem(kind, where, what))
+
+    def add(self, other: Findings) -> None:
+        """Take over the findings of another part."""
+        self.problems += other.problems
+        self.notes += other.notes
+        self.bytes_checked += other.bytes_checked

@@ -1,0 +1,190 @@
+"""Making a store, and growing it by images and arrays.
+
+Order of a growth, under the store's lock: the image list, then the documents of the arrays (and
+of groups before the arrays in them). Each array's document vouches for the images of its own
+rows, so a growth cut short leaves a store that reads right, and the next writer completes it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cache.checksums import Json, canonical_json
+from cache.errors import RecipeMismatch, StoreError
+from cache.files import (
+    is_temporary,
+    locked,
+    make_folders,
+    write_atomically,
+)
+from cache.layout import (
+    COMMITS,
+    DOCUMENT,
+    IMAGES,
+    LOCK,
+    MAX_SHARD_SIZE,
+    ArraySpec,
+    ZarrArray,
+    array_document,
+    group_document,
+)
+from cache.metadata import (
+    ImageList,
+    Metadata,
+    RootDocument,
+    image_line,
+    read_file,
+    read_images,
+    read_metadata,
+    safe_id,
+)
+from cache.recipe import Recipe
+from cache.records import ImageRecord
+from cache.recovery import roll_back
+
+
+def open_or_grow(
+    path: Path,
+    recipe: Recipe,
+    images: Sequence[ImageRecord],
+    arrays: Sequence[ArraySpec],
+    shard_size: int,
+    provenance: Mapping[str, Json],
+) -> Metadata:
+    """Make the store at ``path``, or add what is new to it, and return its metadata.
+
+    Raises StoreError where the folder holds something else, another recipe, an image whose
+    bytes changed, or an array of another shape or dtype.
+    """
+    if not 1 <= shard_size <= MAX_SHARD_SIZE:
+        raise StoreError(f"shard size {shard_size}: give 1 to {MAX_SHARD_SIZE} images per shard")
+    if not arrays:
+        raise StoreError("no arrays: name at least one feature to store")
+    _check_images(images)
+    _make_root_folder(path)
+    with locked(path / LOCK):
+        if read_file(path / DOCUMENT) is None:
+            _refuse_other_content(path)
+            _create(path, RootDocument(recipe, shard_size, _plain(provenance)))
+        metadata = read_metadata(path)
+        differences = metadata.root.recipe.differences(recipe)
+        if differences:
+            raise RecipeMismatch(
+                f"{path}: made with another recipe ({'; '.join(differences)}); "
+                "write to another folder"
+            )
+        new_images = _new_images(metadata, images)
+        new_arrays = _new_arrays(metadata, arrays)
+        _add_images(path, metadata.images, new_images)
+        grown = read_images(path) if new_images else metadata.images
+        _write_documents(metadata, grown, new_arrays)
+        metadata = read_metadata(path)
+        roll_back(metadata)
+        return metadata
+
+
+def _check_images(images: Sequence[ImageRecord]) -> None:
+    seen = set()
+    for image in images:
+        if not safe_id(image.id):
+            raise StoreError(f"image id {image.id!r}: give a relative path without `..`")
+        if image.id in seen:
+            raise StoreError(f"image {image.id}: listed twice; ids must be unique")
+        seen.add(image.id)
+
+
+def _make_root_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot make the folder ({error.strerror})") from error
+    if not (path / DOCUMENT).exists():
+        _refuse_other_content(path)
+
+
+def _refuse_other_content(path: Path) -> None:
+    """A folder without a root document may hold what a killed creation left, nothing else."""
+    for name in sorted(os.listdir(path)):
+        unfinished = name == IMAGES and (path / IMAGES).stat().st_size == 0
+        if name not in (LOCK, COMMITS) and not is_temporary(name) and not unfinished:
+            raise StoreError(
+                f"{path}: holds {name} and is no feature store; choose an empty folder"
+            )
+
+
+def _create(path: Path, root: RootDocument) -> None:
+    """The store exists once its root document does."""
+    make_folders(path, path / COMMITS)
+    write_atomically(path / IMAGES, b"")
+    write_atomically(path / DOCUMENT, root.to_bytes())
+
+
+def _plain(provenance: Mapping[str, Json]) -> dict[str, Json]:
+    try:
+        canonical_json(dict(provenance))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"provenance: not plain JSON ({error})") from error
+    return dict(provenance)
+
+
+def _new_images(metadata: Metadata, images: Sequence[ImageRecord]) -> list[ImageRecord]:
+    known = {row["id"]: row["sha256"] for row in metadata.images.rows}
+    for image in images:
+        if known.get(image.id, image.sha256) != image.sha256:
+            raise StoreError(
+                f"image {image.id}: its file has changed since it was stored; restore the file "
+                "or write to another folder"
+            )
+    return [image for image in images if image.id not in known]
+
+
+def _new_arrays(metadata: Metadata, arrays: Sequence[ArraySpec]) -> list[ArraySpec]:
+    for spec in arrays:
+        known = metadata.specs.get(spec.name, spec)
+        if known != spec:
+            raise StoreError(
+                f"array {spec.name}: store holds {known.dtype} {known.shape}, "
+                f"requested {spec.dtype} {spec.shape}; write to another folder"
+            )
+    return [spec for spec in arrays if spec.name not in metadata.specs]
+
+
+def _add_images(path: Path, known: ImageList, new_images: Sequence[ImageRecord]) -> None:
+    if new_images:
+        lines = [*known.lines, *(image_line(image) for image in new_images)]
+        write_atomically(path / IMAGES, b"".join(lines))
+
+
+def _write_documents(
+    metadata: Metadata, images: ImageList, new_arrays: Sequence[ArraySpec]
+) -> None:
+    """Bring every array's document to the length of the image list, and add the new arrays."""
+    zarr_arrays = [document.array for document in metadata.documents.values()]
+    for spec in new_arrays:
+        _make_groups(metadata.path, spec.name)
+        # Scales first: a map exists only when all it needs does.
+        zarr_arrays += reversed(spec.zarr_arrays)
+    n_images = len(images)
+    images_crc = images.crc(n_images)
+    for array in _unique(zarr_arrays):
+        file = metadata.path / array.name / DOCUMENT
+        document = array_document(array, metadata.root.shard_size, n_images, images_crc)
+        if read_file(file) != document:
+            make_folders(metadata.path, file.parent)
+            write_atomically(file, document)
+
+
+def _unique(arrays: Sequence[ZarrArray]) -> list[ZarrArray]:
+    """Without repeats: the scales of a map whose addition was cut short come up twice."""
+    return list(dict.fromkeys(arrays))
+
+
+def _make_groups(path: Path, array_name: str) -> None:
+    parts = array_name.split("/")[:-1]
+    for depth in range(1, len(parts) + 1):
+        folder = path.joinpath(*parts[:depth])
+        make_folders(path, folder)
+        if not (folder / DOCUMENT).exists():
+            write_atomically(folder / DOCUMENT, group_document({}))

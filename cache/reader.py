@@ -1,0 +1,254 @@
+"""Reading a store: image ids in, tensors out."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
+
+import numpy as np
+import torch
+
+from cache.checksums import crc32c_of
+from cache.commits import Commit, read_commit
+from cache.encoding import dequantise
+from cache.errors import (
+    CorruptShard,
+    NotCommitted,
+    QuarantinedImage,
+    RecipeMismatch,
+    StoreError,
+    UnknownImage,
+)
+from cache.layout import ArraySpec, ZarrArray
+from cache.metadata import Metadata, read_metadata
+from cache.recipe import Recipe
+from cache.records import ImageRecord
+from cache.shardfile import VERIFY_HINT, DescriptorFile, ShardFile
+
+_MAX_MAPPED_FILES = 4096
+"""Upper bound on files kept mapped; each also costs a file descriptor."""
+
+
+class FeatureStore:
+    """A store opened for reading.
+
+    What it lists is the store as it was when opened; what exists of a shard is what existed when
+    the shard was first touched. Open it again to see later work. Reading is safe from several
+    threads.
+    """
+
+    def __init__(self, metadata: Metadata) -> None:
+        """Use :meth:`open`."""
+        self.path = metadata.path
+        """The store's folder."""
+        self.recipe = metadata.root.recipe
+        """What the features were computed with."""
+        self.fingerprint = metadata.root.fingerprint
+        """The recipe's fingerprint."""
+        self.provenance = metadata.root.provenance
+        """What made the store: device, versions and the like."""
+        self.arrays: Mapping[str, ArraySpec] = metadata.specs
+        """The features by name."""
+        self.shard_size = metadata.root.shard_size
+        """Images per shard."""
+        self.ids: list[str] = [row["id"] for row in metadata.images.rows]
+        """Image ids in row order."""
+        self._metadata = metadata
+        self._grid = metadata.grid
+        self._row_of = {image_id: row for row, image_id in enumerate(self.ids)}
+        self._zarr_arrays = {name: spec.zarr_arrays for name, spec in self.arrays.items()}
+        self._commits: dict[int, Commit] = {}
+        self._files: OrderedDict[tuple[str, int], ShardFile | DescriptorFile] = OrderedDict()
+        self._max_files = min(_MAX_MAPPED_FILES, _open_file_limit() // 4)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: str | Path, recipe: Recipe | None = None) -> FeatureStore:
+        """Open a store; with ``recipe``, only if it was made with just this one.
+
+        Raises NotAStore, DamagedStore, or RecipeMismatch naming the fields that differ.
+        """
+        metadata = read_metadata(Path(path))
+        differences = metadata.root.recipe.differences(recipe) if recipe else []
+        if differences:
+            raise RecipeMismatch(
+                f"{path}: made with another recipe ({'; '.join(differences)}); "
+                "precompute a store for this one"
+            )
+        return cls(metadata)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._row_of
+
+    @cached_property
+    def images(self) -> list[ImageRecord]:
+        """The images in row order."""
+        return self._metadata.images.records()
+
+    @cached_property
+    def quarantined(self) -> dict[str, str]:
+        """Image id to reason, for every image that could not be computed."""
+        return {
+            image_id: reason
+            for commit in self._all_commits()
+            for image_id, reason in commit.quarantined.items()
+        }
+
+    @cached_property
+    def committed(self) -> dict[str, np.ndarray]:
+        """Per feature a bool array [N]: the rows that exist, quarantined ones included."""
+        masks = {name: np.zeros(len(self), bool) for name in self.arrays}
+        for commit in self._all_commits():
+            start = commit.shard * self.shard_size
+            for name, mask in masks.items():
+                mask[start : start + commit.n_rows(name)] = True
+        return masks
+
+    def readable(self, arrays: Iterable[str]) -> list[str]:
+        """Ids, in row order, of the images that :meth:`read` gives all these features of."""
+        complete = np.ones(len(self), bool)
+        for name in arrays:
+            complete &= self.committed[self._spec(name).name]
+        rows = np.flatnonzero(complete).tolist()
+        return [self.ids[row] for row in rows if self.ids[row] not in self.quarantined]
+
+    def read(
+        self,
+        ids: Sequence[str],
+        arrays: Sequence[str],
+        out: Mapping[str, torch.Tensor] | None = None,
+        check: bool = False,
+    ) -> dict[str, torch.Tensor]:
+        """Read features of images: [B, C, H, W] or [B, D] by name, in the order of ``ids``.
+
+        The dtype is the stored one, float32 for int8. Tensors in ``out`` (contiguous, on the
+        CPU, at least B long) are filled and their first B rows returned; ``check`` compares
+        every record with its checksum. Raises UnknownImage, NotCommitted, QuarantinedImage,
+        CorruptShard, or StoreError for an unknown feature or an unfit buffer.
+        """
+        rows = [self._row(image_id) for image_id in ids]
+        result = {}
+        for name in arrays:
+            spec = self._spec(name)
+            tensor = _buffer(spec, len(rows), out.get(name) if out else None)
+            target = tensor.numpy()
+            for position, row in enumerate(rows):
+                self._read_row(spec, row, target[position], check)
+            result[name] = tensor
+        return result
+
+    def _row(self, image_id: str) -> int:
+        try:
+            return self._row_of[image_id]
+        except KeyError:
+            raise UnknownImage(
+                f"{self.path}: no image {image_id}; precompute it into this store first"
+            ) from None
+
+    def _spec(self, name: str) -> ArraySpec:
+        try:
+            return self.arrays[name]
+        except KeyError:
+            raise StoreError(
+                f"{self.path}: no array {name}; it holds {', '.join(self.arrays)}"
+            ) from None
+
+    def _read_row(self, spec: ArraySpec, row: int, target: np.ndarray, check: bool) -> None:
+        shard, slot = divmod(row, self.shard_size)
+        commit = self._commit(shard)
+        if slot >= commit.n_rows(spec.name):
+            raise NotCommitted(
+                f"{self.path}: {spec.name} of {self.ids[row]} is not computed yet; run the "
+                "same precompute again to finish the store"
+            )
+        if self.ids[row] in commit.quarantined:
+            raise QuarantinedImage(
+                f"{self.path}: {self.ids[row]} is quarantined "
+                f"({commit.quarantined[self.ids[row]]}); leave it out, or replace the file"
+            )
+        values, *scale = [
+            self._record(array, commit, slot, check) for array in self._zarr_arrays[spec.name]
+        ]
+        if scale:
+            dequantise(values, scale[0], out=target)
+        else:
+            np.copyto(target, values)
+
+    def _record(self, array: ZarrArray, commit: Commit, slot: int, check: bool) -> np.ndarray:
+        record = self._file(array, commit).record(slot)
+        if check and crc32c_of(record) != commit.arrays[array.name].crc32c[slot]:
+            row = commit.shard * self.shard_size + slot
+            path = self._grid.file_of(self.path, array, row)
+            raise CorruptShard(
+                f"{path}: the record of {self.ids[row]} does not fit its checksum; {VERIFY_HINT}"
+            )
+        return record
+
+    def _commit(self, shard: int) -> Commit:
+        commit = self._commits.get(shard)
+        if commit is None:
+            commit = read_commit(self.path, shard) or Commit(shard)
+            self._commits[shard] = commit
+        return commit
+
+    def _all_commits(self) -> list[Commit]:
+        return [self._commit(shard) for shard in range(self._grid.n_shards(len(self)))]
+
+    def _file(self, array: ZarrArray, commit: Commit) -> ShardFile | DescriptorFile:
+        """The mapped file of a shard, from those kept open.
+
+        Kept per shard also where shards share a file: the mapping is then younger than the
+        commit, so it holds every row that the commit lists.
+        """
+        key = (array.name, commit.shard)
+        with self._lock:
+            file = self._files.get(key)
+            if file is not None:
+                self._files.move_to_end(key)
+                return file
+            file = self._opened(array, commit)
+            self._files[key] = file
+            if len(self._files) > self._max_files:
+                self._files.popitem(last=False)
+            return file
+
+    def _opened(self, array: ZarrArray, commit: Commit) -> ShardFile | DescriptorFile:
+        first_row = commit.shard * self.shard_size
+        path = self._grid.file_of(self.path, array, first_row)
+        if array.sharded:
+            return ShardFile(path, array, commit.n_rows(array.name), self.shard_size)
+        chunk_rows = self._grid.chunk_rows
+        return DescriptorFile(path, array, first_row % chunk_rows, chunk_rows)
+
+
+def _open_file_limit() -> int:
+    limit, _ = getrlimit(RLIMIT_NOFILE)
+    return sys.maxsize if limit == RLIM_INFINITY else limit
+
+
+def _buffer(spec: ArraySpec, n_images: int, given: torch.Tensor | None) -> torch.Tensor:
+    """A tensor [n_images, ...] for a feature: the caller's, or a new one."""
+    dtype = torch.float16 if spec.dtype == "float16" else torch.float32
+    if given is None:
+        return torch.empty((n_images, *spec.shape), dtype=dtype)
+    fits = (
+        given.dtype == dtype
+        and given.shape[1:] == spec.shape
+        and len(given) >= n_images
+        and given.is_contiguous()
+        and given.device.type == "cpu"
+    )
+    if not fits:
+        raise StoreError(
+            f"buffer for {spec.name}: needs contiguous CPU {dtype} of shape "
+            f"({n_images} or more, {', '.join(map(str, spec.shape))})"
+        )
+    return given[:n_images]

@@ -1,0 +1,199 @@
+"""Checking a store: every document, commit, file and, in full, every byte that is committed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.commits import Commit, committed_shards, read_commit
+from cache.errors import DamagedStore, StoreError
+from cache.files import is_owned, temporaries_in
+from cache.findings import Findings, Problem
+from cache.layout import (
+    COMMITS,
+    DOCUMENT,
+    IMAGES,
+    SCALE_SUFFIX,
+    ArrayDocument,
+    ShardGrid,
+    commit_path,
+    group_document,
+    parse_array_document,
+    specs_of,
+)
+from cache.metadata import check_rows, nodes, read_file, read_images, read_root
+from cache.records import ImageRecord
+from cache.verify_data import check_data
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a verification found."""
+
+    problems: tuple[Problem, ...]
+    """Damage. Empty for a sound store."""
+    notes: tuple[Problem, ...]
+    """Unfinished or interrupted work; a sound store may have any."""
+    n_images: int
+    n_shards: int
+    """Committed ones."""
+    bytes_checked: int
+    """Bytes of records compared with their checksums."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether everything that is committed is right."""
+        return not self.problems
+
+
+def verify_store(path: str | Path, full: bool = True) -> VerifyReport:
+    """Check a store; without ``full``, documents, commits, sizes and indexes, but no records.
+
+    Others may write meanwhile: things are read in the reverse order of writing, so that what is
+    added is not taken for damage. Raises NotAStore where there is no store.
+    """
+    path = Path(path)
+    findings = Findings()
+    commits: dict[int, Commit] = {}
+    images: list[ImageRecord] = []
+    try:
+        grid = ShardGrid(read_root(path).shard_size)
+    except DamagedStore as error:
+        findings.problem("metadata", DOCUMENT, error)
+    else:
+        commits = _check_commit_files(path, findings)
+        documents = _check_documents(path, grid, findings)
+        images = _check_images(path, documents, findings)
+        for commit in commits.values():
+            _check_commit(commit, documents, grid, images, findings)
+        arrays = [document.array for document in documents.values()]
+        findings.add(check_data(path, grid, commits, arrays, full))
+        _note_unfinished(path, grid, commits, documents, images, findings)
+    return VerifyReport(
+        problems=tuple(findings.problems),
+        notes=tuple(findings.notes),
+        n_images=len(images),
+        n_shards=len(commits),
+        bytes_checked=findings.bytes_checked,
+    )
+
+
+def _check_commit_files(path: Path, findings: Findings) -> dict[int, Commit]:
+    """Read all commits; those that are damaged are reported and left out."""
+    if not (path / COMMITS).is_dir():
+        findings.problem("missing", COMMITS, "the folder of commits is gone")
+        return {}
+    shards = committed_shards(path)
+    expected = {commit_path(path, shard).name for shard in shards}
+    temporary = {file.name for file in temporaries_in(path / COMMITS)}
+    for name in sorted(set(os.listdir(path / COMMITS)) - expected - temporary):
+        findings.problem("unexpected", f"{COMMITS}/{name}", "no file of the store")
+    commits = {}
+    for shard in shards:
+        try:
+            commit = read_commit(path, shard)
+        except StoreError as error:
+            findings.problem("commit", f"{COMMITS}/{shard:06d}.json", error)
+        else:
+            if commit is not None:
+                commits[shard] = commit
+    return commits
+
+
+def _check_documents(path: Path, grid: ShardGrid, findings: Findings) -> dict[str, ArrayDocument]:
+    """Read all array documents; those that are damaged are reported and left out."""
+    documents = {}
+    groups = []
+    for name, is_array in nodes(path):
+        if not is_array:
+            groups.append(name)
+            continue
+        try:
+            document = read_file(path / name / DOCUMENT) or b""
+            documents[name] = parse_array_document(name, document, grid.shard_size)
+        except StoreError as error:
+            findings.problem("metadata", f"{name}/{DOCUMENT}", error)
+    try:
+        specs_of([document.array for document in documents.values()])
+    except StoreError as error:
+        findings.problem("metadata", DOCUMENT, error)
+    for name in groups:
+        data = read_file(path / name / DOCUMENT)
+        if data is None and not any(array.startswith(f"{name}/") for array in documents):
+            findings.note("interrupted", name, "an array was being added here")
+        elif data != group_document({}):
+            what = "missing" if data is None else "differs from what the store wrote"
+            findings.problem("metadata", f"{name}/{DOCUMENT}", what)
+    return documents
+
+
+def _check_images(
+    path: Path, documents: Mapping[str, ArrayDocument], findings: Findings
+) -> list[ImageRecord]:
+    """Read the image list; what is wrong with it is reported."""
+    try:
+        images = read_images(path)
+    except StoreError as error:
+        findings.problem("images", IMAGES, error)
+        return []
+    try:
+        check_rows(documents.values(), images)
+    except StoreError as error:
+        findings.problem("images", IMAGES, error)
+    records = images.records()
+    seen = set()
+    for record in records:
+        if record.id in seen:
+            findings.problem("images", IMAGES, f"{record.id}: listed twice")
+        seen.add(record.id)
+    for name, document in documents.items():
+        if document.n_images < len(records):
+            findings.note("interrupted", f"{name}/{DOCUMENT}", "images were being added")
+    return records
+
+
+def _check_commit(
+    commit: Commit,
+    documents: Mapping[str, ArrayDocument],
+    grid: ShardGrid,
+    images: list[ImageRecord],
+    findings: Findings,
+) -> None:
+    """Compare what a commit says with the image list and the array documents."""
+    where = f"{COMMITS}/{commit.shard:06d}.json"
+    n_rows = len(commit.images)
+    start = commit.shard * grid.shard_size
+    if n_rows > grid.shard_size or list(commit.images) != images[start : start + n_rows]:
+        findings.problem("commit", where, f"its images are not those of {IMAGES}")
+    if not commit.quarantined.keys() <= {image.id for image in commit.images}:
+        findings.problem("commit", where, "quarantines images of other shards")
+    for name in sorted(commit.arrays):
+        if name not in documents:
+            findings.problem("missing", f"{name}/{DOCUMENT}", f"shard {commit.shard} needs it")
+        elif documents[name].array.dtype == "int8":
+            scale = name + SCALE_SUFFIX
+            if commit.n_rows(scale) != commit.n_rows(name):
+                findings.problem("commit", where, f"{name} and {scale} differ in rows")
+
+
+def _note_unfinished(
+    path: Path,
+    grid: ShardGrid,
+    commits: Mapping[int, Commit],
+    documents: Mapping[str, ArrayDocument],
+    images: list[ImageRecord],
+    findings: Findings,
+) -> None:
+    """Note what is left to compute, and the temporaries of living and dead writers."""
+    for name in documents:
+        n_rows = sum(commit.n_rows(name) for commit in commits.values())
+        if n_rows < len(images):
+            findings.note("unfinished", name, f"{n_rows} of {len(images)} rows committed")
+    folders = [path, path / COMMITS, *(path / name for name, _ in nodes(path))]
+    for folder in folders:
+        for temporary in temporaries_in(folder):
+            what = "in use" if is_owned(temporary) else "left by a writer that was killed"
+            where = temporary.relative_to(path).as_posix()
+            findings.note("temporary", where, what)

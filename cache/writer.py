@@ -1,0 +1,130 @@
+"""Writing a store: what is left to compute, and a writer for each piece of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.checksums import Json
+from cache.commits import Commit, read_commit
+from cache.errors import StoreError
+from cache.growth import open_or_grow
+from cache.layout import DEFAULT_SHARD_SIZE, ArraySpec
+from cache.metadata import Metadata
+from cache.recipe import Recipe
+from cache.records import ImageRecord
+from cache.shardwriter import ShardWriter
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A piece of work: features to compute for consecutive rows of one shard."""
+
+    shard: int
+    rows: range
+    """Row numbers to compute, in this order."""
+    arrays: tuple[str, ...]
+    """Names of the features to compute for each of them."""
+
+
+class StoreWriter:
+    """A store opened for writing, for certain images and features.
+
+    Several processes may write one store at the same time; each shard is written whole by one of
+    them, and where two take the same shard they write equal bytes.
+    """
+
+    def __init__(
+        self, metadata: Metadata, images: Sequence[ImageRecord], arrays: Sequence[ArraySpec]
+    ) -> None:
+        """Use :meth:`open`."""
+        self.path = metadata.path
+        """The store's folder."""
+        self.images = metadata.images.records()
+        """All rows of the store, in order: more than were asked for where it had some before."""
+        self.arrays = {spec.name: spec for spec in arrays}
+        """The features this writer computes, by name."""
+        self.shard_size = metadata.root.shard_size
+        """Images per shard."""
+        self._metadata = metadata
+        self._grid = metadata.grid
+        requested = {image.id for image in images}
+        self._requested = [image.id in requested for image in self.images]
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        recipe: Recipe,
+        images: Sequence[ImageRecord],
+        arrays: Sequence[ArraySpec],
+        shard_size: int = DEFAULT_SHARD_SIZE,
+        provenance: Mapping[str, Json] | None = None,
+    ) -> StoreWriter:
+        """Make a store, or grow an existing one by the images and arrays that are new to it.
+
+        An existing store keeps its shard size and provenance. Raises RecipeMismatch naming the
+        fields that differ, and StoreError where an image's bytes have changed, an array has
+        another shape or dtype, or the folder holds something else.
+        """
+        path = Path(path)
+        metadata = open_or_grow(path, recipe, images, arrays, shard_size, provenance or {})
+        return cls(metadata, images, arrays)
+
+    def pending(self) -> list[ShardTask]:
+        """The work left for the images and features asked for, in shard order.
+
+        A shard with both new rows and new arrays gives one task for each combination. Raises
+        StoreError where rows that were not asked for would have to be computed first.
+        """
+        tasks = []
+        for shard in range(self._grid.n_shards(len(self.images))):
+            rows = self._requested_rows(shard)
+            if rows:
+                commit = read_commit(self.path, shard) or Commit(shard)
+                tasks += self._missing(commit, rows)
+        return tasks
+
+    def is_committed(self, task: ShardTask) -> bool:
+        """Whether somebody has committed the task's rows since it was listed."""
+        commit = read_commit(self.path, task.shard) or Commit(task.shard)
+        n_rows = task.rows.stop - task.shard * self.shard_size
+        return all(commit.n_rows(name) >= n_rows for name in task.arrays)
+
+    def shard(self, task: ShardTask) -> ShardWriter:
+        """A writer for the rows of a task, to be used in a ``with`` block."""
+        return ShardWriter(
+            self._metadata,
+            task.rows,
+            self.images[task.shard * self.shard_size : task.rows.stop],
+            [self.arrays[name] for name in task.arrays],
+        )
+
+    def _requested_rows(self, shard: int) -> range:
+        """The shard's rows up to the last one asked for."""
+        rows = self._grid.rows_of(shard, len(self.images))
+        requested = [row for row in rows if self._requested[row]]
+        return range(rows.start, requested[-1] + 1) if requested else range(0)
+
+    def _missing(self, commit: Commit, rows: range) -> list[ShardTask]:
+        names_by_start = defaultdict(list)
+        for name in self.arrays:
+            names_by_start[rows.start + commit.n_rows(name)].append(name)
+        tasks = []
+        for start, names in sorted(names_by_start.items()):
+            missing = range(start, rows.stop)
+            if missing:
+                self._check_requested(missing, names)
+                tasks.append(ShardTask(commit.shard, missing, tuple(names)))
+        return tasks
+
+    def _check_requested(self, rows: range, names: Sequence[str]) -> None:
+        others = [self.images[row].id for row in rows if not self._requested[row]]
+        if others:
+            raise StoreError(
+                f"{self.path}: {others[0]} ({len(others)} images in all) has no {names[0]} yet and "
+                "is not among the images asked for; compute it first with the collection it "
+                "came from"
+            )
