@@ -1,0 +1,1 @@
+"""A procedural world of things, photographed and sketched, with exact ground truth."""
