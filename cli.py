@@ -269,7 +269,8 @@ def demo(out: Path) -> None:
     from heads.demo import run_demo
 
     with _ProgressBar() as bar:
-        click.echo(run_demo(out, bar.update, _note))
+        summary = run_demo(out, bar.update, _note)
+    click.echo(summary)
 
 
 def _note(line: str) -> None:
@@ -277,7 +278,7 @@ def _note(line: str) -> None:
 
 
 class _ProgressBar:
-    """A tqdm bar over images that appears with the first batch."""
+    """A tqdm bar over images: one for each precompute, from its first batch to its last."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -291,6 +292,8 @@ class _ProgressBar:
             )
         self._bar.set_postfix_str(progress.shares(), refresh=False)
         self._bar.update(progress.done - self._bar.n)
+        if progress.done == progress.n_images:
+            self.__exit__()
 
     def __enter__(self) -> _ProgressBar:
         return self
@@ -298,6 +301,7 @@ class _ProgressBar:
     def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:
