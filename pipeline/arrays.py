@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from cache import ArraySpec, Recipe
 from configs import ExtractionConfig
+from pipeline.strokes import RENDER_SIDE
 from pipeline.unet import LAYER_SITE, site_channels
 
 CLIP_TOKENS = "clip/tokens"
@@ -87,7 +88,11 @@ def make_recipe(
             **digests,
             "injection": injection_digest,
             "resolution": resolution,
-            "preprocessing": {"pad": extraction.pad, "resize": "lanczos"},
+            "preprocessing": {
+                "pad": extraction.pad,
+                "resize": "lanczos",
+                "drawing_side": RENDER_SIDE,
+            },
             "seed": extraction.seed,
             "ensemble": extraction.ensemble,
             "precision": extraction.precision,

@@ -253,12 +253,11 @@ def test_kill_at_any_moment_then_the_same_command(world: Path, store: Path, tmp_
     out = tmp_path / "s"
     command = [sys.executable, "-m", "cli", "precompute", str(world / "config.yaml")]
     command += ["--out", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     rng = random.Random(0)
     kills = 0
     for _ in range(20):
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         # Wait until the store is being written, so that the kill lands in the middle of it.
         before = set(out.rglob("*"))
@@ -293,3 +292,57 @@ def test_ctrl_c_and_sigterm_say_how_to_go_on(world: Path, tmp_path: Path) -> Non
         assert "Traceback" not in stderr
         assert verify_store(tmp_path / "s").sound
         shutil.rmtree(tmp_path / "s")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-3), ("int8", 8e-3)])
+def test_narrow_stores_keep_the_numbers_to_their_precision(
+    world: Path, store: Path, tmp_path: Path, dtype: str, tolerance: float
+) -> None:
+    assert run(world, tmp_path / "s", f"extraction.store_dtype={dtype}").exit_code == 0
+    exact, narrow = FeatureStore.open(store), FeatureStore.open(tmp_path / "s")
+    group = zarr.open_group(tmp_path / "s", mode="r")
+    for name in ("sd/t195/s3", "clip/tokens"):
+        expected = exact.read(exact.ids, [name])[name].numpy()
+        plain = group[name][:].astype(np.float32)
+        if dtype == "int8":
+            plain = plain * group[f"{name}_scale"][:][:, :, None, None]
+        largest = np.abs(expected).max(axis=(2, 3), keepdims=True)
+        assert (np.abs(plain - expected) <= tolerance * largest).all()
+        ours = narrow.read(exact.ids, [name])[name].float().numpy()
+        np.testing.assert_allclose(ours, plain, atol=1e-6)
+    for name in ("vae/latent", "clip/pooled"):  # float32 whatever the store's type
+        np.testing.assert_array_equal(group[name][:], zarr.open_group(store, mode="r")[name][:])
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    script = (
+        "import resource, sys; from cli import main; main(sys.argv[1:], standalone_mode=False);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    tiny.save_tiny_sd(tmp_path / "sd")
+    clip_json, clip_weights = tiny.save_tiny_clip(tmp_path / "clip", image_size=128)
+    config = {
+        "backbone": {
+            "sd": {"source": "sd"},
+            "clip": {"model": str(clip_json), "pretrained": str(clip_weights)},
+            "resolution": 128,
+        },
+        "dataset": {"name": "shapes", "pixels": 32},
+        "extraction": {
+            "batch_size": 8,
+            "shard_size": 16,
+            "store_dtype": "float32",
+            "device": "cpu",
+            "workers": 0,
+        },
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    peaks = []
+    for size in (48, 304):
+        arguments = ["precompute", str(tmp_path / "config.yaml"), "--set", f"dataset.size={size}"]
+        arguments += ["--out", str(tmp_path / str(size))]
+        command = [sys.executable, "-c", script, *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.splitlines()[-1]) / 1024)
+    # 256 more images are 12 MiB of pixels and 24 MiB of features: keeping either would show.
+    assert peaks[1] - peaks[0] < 10, f"peak memory {peaks} MiB"

@@ -1,0 +1,187 @@
+"""Quick, Draw!: recorded strokes (ndjson), 28 x 28 bitmaps (npy) and folders of PNG."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from pipeline.datasets.base import Label, normalise_category
+from pipeline.datasets.files import FileDataset, class_folder_labels
+from pipeline.datasets.listing import IMAGE_SUFFIXES
+from pipeline.images import ImageError
+from pipeline.strokes import RENDER_SIDE, render_strokes
+
+_PUBLISHED_PREFIX = re.compile(r"full_(simplified|raw|numpy_bitmap)_")
+_SAFE_KEY = re.compile(r"[0-9A-Za-z_-]+")
+_BITMAP_SIDE = 28
+_BITMAP_BYTES = _BITMAP_SIDE**2
+
+
+class Record(NamedTuple):
+    """Where one drawing lies in a file that holds many."""
+
+    file: str
+    start: int
+    """Bytes from the beginning of the file."""
+    length: int
+    """Bytes."""
+
+
+class QuickDrawDataset(FileDataset):
+    """Sketches from any mixture of the published formats.
+
+    A drawing inside a file has the id `<file>/<key_id>` (ndjson; the line number, from 1, where
+    there is no usable key) or `<file>/<row>` (npy), and its own bytes are its line or its row.
+    Drawings the game did not recognise are kept. Photos may lie beside them in class folders
+    under one whose name speaks of images, as in the extended dataset. With a limit no more than
+    so many drawings of any one file are looked at, so the full download can be sampled quickly.
+    """
+
+    name = "quickdraw"
+    layout = "<class>.ndjson, <class>.npy or <class>/*.png"
+    suffixes = IMAGE_SUFFIXES | {".ndjson", ".npy"}
+
+    def _describe(self, files: Sequence[str]) -> dict[str, Label]:
+        self._records: dict[str, Record] = {}
+        labels: dict[str, Label] = {}
+        images = []
+        for file in files:
+            if file.lower().endswith((".ndjson", ".npy")):
+                self._index(file, labels)
+            else:
+                images.append(file)
+        for path, label in class_folder_labels(images, default="sketch").items():
+            if label is None:
+                self._skip(path, "not in a class folder")
+            else:
+                labels[path] = label
+        return labels
+
+    def read(self, image_id: str) -> bytes:
+        record = self._records.get(image_id)
+        if record is None:
+            return super().read(image_id)
+        with open(self.root / record.file, "rb") as file:
+            file.seek(record.start)
+            return file.read(record.length)
+
+    def decode(self, image_id: str, data: bytes) -> Image.Image:
+        record = self._records.get(image_id)
+        if record is None:
+            return super().decode(image_id, data)
+        if _is_strokes(record.file):
+            return render_strokes(_parse_drawing(data)["drawing"], RENDER_SIDE)
+        return _decode_bitmap(data)
+
+    def size(self, image_id: str, data: bytes) -> tuple[int, int]:
+        record = self._records.get(image_id)
+        if record is None:
+            return super().size(image_id, data)
+        side = RENDER_SIDE if _is_strokes(record.file) else _BITMAP_SIDE
+        return side, side
+
+    def _index(self, file: str, labels: dict[str, Label]) -> None:
+        """Add the drawings of one file, up to the limit."""
+        stem = _PUBLISHED_PREFIX.sub("", Path(file).stem, count=1)
+        found = self._drawings(file, stem) if _is_strokes(file) else self._bitmaps(file, stem)
+        label_of: dict[str, Label] = {}
+        count = 0
+        try:
+            for key, category, record in found:
+                image_id = f"{file}/{key}"
+                if image_id in labels:
+                    self._skip(image_id, "key of an earlier drawing")
+                    continue
+                if category not in label_of:
+                    label_of[category] = Label(normalise_category(category), "sketch")
+                labels[image_id], self._records[image_id] = label_of[category], record
+                count += 1
+                if count == self.limit:
+                    break
+        except OSError as error:
+            self._skip(file, f"cannot be read ({error.strerror})")
+
+    def _drawings(self, file: str, stem: str) -> Iterator[tuple[str, str, Record]]:
+        """Key, category and place of every well-formed line."""
+        start = 0
+        with open(self.root / file, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                data = line.rstrip(b"\r\n")
+                try:
+                    drawing = _parse_drawing(data) if data.strip() else None
+                except ImageError as error:
+                    self._skip(f"{file}:{number}", str(error))
+                    drawing = None
+                if drawing is not None:
+                    key, word = str(drawing.get("key_id")), drawing.get("word")
+                    usable = "key_id" in drawing and _SAFE_KEY.fullmatch(key)
+                    yield (
+                        key if usable else f"{number:06d}",
+                        word if isinstance(word, str) and word.strip() else stem,
+                        Record(file, start, len(data)),
+                    )
+                start += len(line)
+
+    def _bitmaps(self, file: str, stem: str) -> Iterator[tuple[str, str, Record]]:
+        """Key, category and place of every row."""
+        try:
+            start, n_rows = _bitmap_rows(self.root / file)
+        except ValueError as error:
+            self._skip(file, f"no bitmaps: {' '.join(str(error).split())}")
+            return
+        for row in range(n_rows):
+            yield f"{row:06d}", stem, Record(file, start + row * _BITMAP_BYTES, _BITMAP_BYTES)
+
+
+def _is_strokes(file: str) -> bool:
+    return file.lower().endswith(".ndjson")
+
+
+def _parse_drawing(line: bytes) -> dict:
+    """One line of an ndjson file. Raises `ImageError`."""
+    try:
+        drawing = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ImageError("malformed drawing (not JSON)") from error
+    if not isinstance(drawing, dict) or not isinstance(drawing.get("drawing"), list):
+        raise ImageError("malformed drawing (no strokes)")
+    return drawing
+
+
+def _bitmap_rows(path: Path) -> tuple[int, int]:
+    """Byte offset of the first bitmap of an npy file, and their number.
+
+    Raises `ValueError` where the file holds anything but bitmaps, and `OSError`.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"npy version {version}")
+        header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran_order, dtype = header(file)
+        start = file.tell()
+    if dtype != np.uint8 or shape[1:] not in ((_BITMAP_BYTES,), (_BITMAP_SIDE, _BITMAP_SIDE)):
+        raise ValueError(f"{dtype} {list(shape)}, expected uint8 [n, 784] or [n, 28, 28]")
+    if fortran_order:
+        raise ValueError("stored column by column")
+    if path.stat().st_size < start + shape[0] * _BITMAP_BYTES:
+        raise ValueError("truncated")
+    return start, shape[0]
+
+
+def _decode_bitmap(data: bytes) -> Image.Image:
+    """The published bitmaps are bright ink on black; sketches here are dark on white."""
+    if len(data) != _BITMAP_BYTES:
+        raise ImageError(f"a bitmap of {len(data)} bytes, expected {_BITMAP_BYTES}")
+    ink = np.frombuffer(data, np.uint8).reshape(_BITMAP_SIDE, _BITMAP_SIDE)
+    return Image.fromarray(255 - ink).convert("RGB")
