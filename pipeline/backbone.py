@@ -58,7 +58,8 @@ class Backbone:
         """
         pixels = squares.to(self.device).float() / 127.5 - 1.0
         mean = self.vae.encode(pixels.to(self.dtype)).latent_dist.mean
-        return mean.float() * self.vae.config.scaling_factor
+        # One memory layout, so that latents read back from a store give the same bits.
+        return (mean.float() * self.vae.config.scaling_factor).contiguous()
 
     @torch.inference_mode()
     def encode_clip(self, squares: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,7 @@ class Backbone:
         std = torch.tensor(self.clip.std, device=self.device).view(1, 3, 1, 1)
         pixels = (squares.to(self.device).float() / 255.0 - mean) / std
         tokens, pooled = clip_features(self.clip.visual, pixels.to(self.dtype))
-        return tokens.float(), pooled.float()
+        return tokens.float().contiguous(), pooled.float()
 
     @torch.inference_mode()
     def unet_features(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -51,18 +51,42 @@ class Extractor:
 
         Raises ExtractionError if a single image does not fit into memory.
         """
+        return self._in_passes(
+            len(squares), lambda part: self._from_pixels(squares[part], sha256s[part], arrays)
+        )
+
+    def from_latents(
+        self, latents: Tensor, sha256s: Sequence[str], arrays: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """The same for UNet layers alone, of stored latents [B, 4, h, w]: no VAE, no CLIP.
+
+        For plain SD only: an injection needs CLIP's tokens as they were computed, and the store
+        may have rounded them. Raises as above.
+        """
+        device = self.backbone.device
+
+        def compute(part: slice) -> dict[str, np.ndarray]:
+            features = self._layers(latents[part].to(device), sha256s[part], arrays, {})
+            return {name: features[name].cpu().numpy() for name in arrays}
+
+        return self._in_passes(len(latents), compute)
+
+    def _in_passes(
+        self, n_images: int, compute: Callable[[slice], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Run slices of at most `batch_size` images, halving it when memory runs out."""
         results: list[dict[str, np.ndarray]] = []
         done = 0
-        while done < len(squares):
-            end = done + self.batch_size
+        while done < n_images:
+            part = slice(done, done + self.batch_size)
             try:
-                results.append(self._extract(squares[done:end], sha256s[done:end], arrays))
+                results.append(compute(part))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 self._halve(error)
                 continue
-            done = end
+            done = part.stop
         if len(results) == 1:
             return results[0]
         return {name: np.concatenate([part[name] for part in results]) for name in results[0]}
@@ -77,7 +101,7 @@ class Extractor:
         if self.backbone.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _extract(
+    def _from_pixels(
         self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
     ) -> dict[str, np.ndarray]:
         # Channels first in memory too: on the CPU, group normalisation of a channels-last view
@@ -93,12 +117,24 @@ class Extractor:
                 with torch.inference_mode():
                     projected = self.injection.project(tokens.to(backbone.dtype))
         found[LATENT] = z0 = backbone.encode_latents(pixels)
+        found |= self._layers(z0, sha256s, arrays, projected)
+        return {name: found[name].cpu().numpy() for name in arrays}
+
+    def _layers(
+        self,
+        z0: Tensor,
+        sha256s: Sequence[str],
+        arrays: Sequence[str],
+        projected: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """The layers among `arrays`, timestep by timestep."""
+        found: dict[str, Tensor] = {}
         for timestep in self.extraction.timesteps:
             layers = wanted_layers(arrays, timestep)
             if layers:
                 features = self._average_draws(z0, sha256s, timestep, layers, projected)
                 found |= {layer_array(timestep, layer): v for layer, v in features.items()}
-        return {name: found[name].cpu().numpy() for name in arrays}
+        return found
 
     def _average_draws(
         self,

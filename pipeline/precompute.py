@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cache import FeatureStore, ShardTask, StoreWriter
@@ -26,7 +27,8 @@ from pipeline.datasets import open_dataset
 from pipeline.datasets.base import Dataset
 from pipeline.extract import Extractor, auto_batch_size
 from pipeline.injection import load_injection
-from pipeline.loader import RowBatch, auto_workers, load_squares
+from pipeline.latents import LatentBatch, latents_suffice, load_latents
+from pipeline.loader import RowBatch, SquareBatch, auto_workers, load_squares
 from pipeline.sink import FeatureBatch, ShardSink
 
 
@@ -189,26 +191,22 @@ def _run(
     if not tasks:
         return progress
     images = writer.images
-    batches = list(_batches(tasks, extractor.batch_size))
-    decoded = load_squares(
-        dataset,
-        images,
-        batches,
-        config.backbone.resolution,
-        config.extraction.pad,
-        min(workers, len(batches)),
-    )
+    inputs = _inputs(config, dataset, writer, tasks, extractor, workers)
     with ShardSink(writer, tasks) as sink:
         last = time.perf_counter()
-        for batch in decoded:
+        for batch in inputs:
             read = time.perf_counter()
-            arrays = {}
+            features: dict[str, np.ndarray] = {}
             if batch.rows:
                 sha256s = [images[row].sha256 for row in batch.rows]
-                arrays = extractor(batch.squares, sha256s, tasks[batch.key].arrays)
+                arrays = tasks[batch.key].arrays
+                if isinstance(batch, LatentBatch):
+                    features = extractor.from_latents(batch.latents, sha256s, arrays)
+                else:
+                    features = extractor(batch.squares, sha256s, arrays)
             computed = time.perf_counter()
-            timings = {"decode": batch.seconds, "compute": computed - read}
-            sink.put(FeatureBatch(batch.key, batch.rows, arrays, batch.unreadable, timings))
+            timings = {"read": batch.seconds, "compute": computed - read}
+            sink.put(FeatureBatch(batch.key, batch.rows, features, batch.unreadable, timings))
             written = time.perf_counter()
             progress.read += read - last
             progress.compute += computed - read
@@ -222,6 +220,29 @@ def _run(
     progress.write += time.perf_counter() - last
     progress.shards = sink.committed
     return progress
+
+
+def _inputs(
+    config: Config,
+    dataset: Dataset,
+    writer: StoreWriter,
+    tasks: Sequence[ShardTask],
+    extractor: Extractor,
+    workers: int,
+) -> Iterator[SquareBatch | LatentBatch]:
+    """Decoded pictures, or stored latents where these are enough."""
+    batches = list(_batches(tasks, extractor.batch_size))
+    store = FeatureStore.open(writer.path)
+    if latents_suffice(store, tasks, injected=extractor.injection is not None):
+        return load_latents(store, batches)
+    return load_squares(
+        dataset,
+        writer.images,
+        batches,
+        config.backbone.resolution,
+        config.extraction.pad,
+        min(workers, len(batches)),
+    )
 
 
 def _batches(tasks: Sequence[ShardTask], batch_size: int) -> Iterator[RowBatch]:

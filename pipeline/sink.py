@@ -19,7 +19,10 @@ QUEUE_LENGTH = 3
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """Computed rows of one task: arrays [B, ...] by name, and rows that have no features."""
+    """Computed rows of one task: arrays [B, ...] by name, and rows that have no features.
+
+    `timings` are seconds by name; those of a shard's batches add up in its commit.
+    """
 
     task: int
     rows: Sequence[int]
@@ -43,8 +46,6 @@ class ShardSink:
         self._error: BaseException | None = None
         self._cancelled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shard-writer", daemon=True)
-        self.busy_seconds = 0.0
-        """Time the thread spent writing, committing and syncing."""
         self.committed = 0
         """Tasks committed so far."""
 
@@ -106,8 +107,8 @@ class ShardSink:
                         index = batch.rows.index(row)
                         shard.put(row, {name: a[index] for name, a in batch.arrays.items()})
                     remaining -= 1
-                self.busy_seconds += time.perf_counter() - start
-                for name, seconds in batch.timings.items():
+                spent = {**batch.timings, "write": time.perf_counter() - start}
+                for name, seconds in spent.items():
                     timings[name] = timings.get(name, 0.0) + seconds
                 if not remaining:
                     break
@@ -115,9 +116,7 @@ class ShardSink:
                 if more is None or self._cancelled.is_set():
                     raise _Cancelled
                 batch = more
-            start = time.perf_counter()
             shard.commit(timings={name: round(s, 4) for name, s in timings.items()})
-            self.busy_seconds += time.perf_counter() - start
         self.committed += 1
         following = self._queue.get()
         return None if self._cancelled.is_set() else following

@@ -346,3 +346,20 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
         peaks.append(int(done.stdout.splitlines()[-1]) / 1024)
     # 256 more images are 12 MiB of pixels and 24 MiB of features: keeping either would show.
     assert peaks[1] - peaks[0] < 10, f"peak memory {peaks} MiB"
+
+
+def test_a_timestep_joins_from_stored_latents_with_the_same_bytes(
+    world: Path, tmp_path: Path
+) -> None:
+    """Plain SD needs neither pictures nor VAE again; a quarantined picture stays quarantined."""
+    root = tmp_path / "pictures"
+    paths = tiny.write_images(root, 6)
+    tiny.truncate(paths[2])
+    plain = ("extraction.injection=null", f"dataset.root={root}")
+    assert run(world, tmp_path / "whole", *plain).exit_code == 0
+    assert run(world, tmp_path / "s", *plain, "extraction.timesteps=[195]").exit_code == 0
+    assert run(world, tmp_path / "s", *plain).exit_code == 0
+    assert array_bytes(tmp_path / "s") == array_bytes(tmp_path / "whole")
+    commit = json.loads((tmp_path / "s" / "commits" / "000000.json").read_text())
+    assert list(commit["quarantined"]) == [paths[2].name]
+    assert set(commit["timings"]) == {"read", "compute", "write"}
