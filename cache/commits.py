@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,10 +116,12 @@ def parse_commit(data: bytes, store: Path, shard: int) -> Commit:
     return commit
 
 
-def committed_shards(store: Path) -> list[int]:
-    """Numbers of the shards that have a commit, in order."""
-    names = [_COMMIT.fullmatch(name) for name in os.listdir(store / COMMITS)]
-    return sorted({int(name[1]) for name in names if name})
+def shard_of_commit(name: str) -> int | None:
+    """The shard whose commit has this file name; None for any other name."""
+    match = _COMMIT.fullmatch(name)
+    if match is None or name != f"{int(match[1]):06d}.json":
+        return None
+    return int(match[1])
 
 
 def announced_shards(store: Path) -> list[int]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.commits import Commit, committed_shards, read_commit
+from cache.commits import Commit, read_commit, shard_of_commit
 from cache.errors import DamagedStore, StoreError
-from cache.files import is_owned, temporaries_in
+from cache.files import is_owned, is_temporary, temporaries_in
 from cache.findings import Findings, Problem
 from cache.layout import (
     COMMITS,
@@ -18,7 +18,6 @@ from cache.layout import (
     SCALE_SUFFIX,
     ArrayDocument,
     ShardGrid,
-    commit_path,
     group_document,
     parse_array_document,
     specs_of,
@@ -85,17 +84,19 @@ def _check_commit_files(path: Path, findings: Findings) -> dict[int, Commit]:
     if not (path / COMMITS).is_dir():
         findings.problem("missing", COMMITS, "the folder of commits is gone")
         return {}
-    shards = committed_shards(path)
-    expected = {commit_path(path, shard).name for shard in shards}
-    temporary = {file.name for file in temporaries_in(path / COMMITS)}
-    for name in sorted(set(os.listdir(path / COMMITS)) - expected - temporary):
-        findings.problem("unexpected", f"{COMMITS}/{name}", "no file of the store")
+    # Listed once: between two listings a temporary may come or become a commit.
+    names = sorted(os.listdir(path / COMMITS))
+    shards = {name: shard_of_commit(name) for name in names}
     commits = {}
-    for shard in shards:
+    for name, shard in shards.items():
+        if shard is None:
+            if not is_temporary(name):
+                findings.problem("unexpected", f"{COMMITS}/{name}", "no file of the store")
+            continue
         try:
             commit = read_commit(path, shard)
         except StoreError as error:
-            findings.problem("commit", f"{COMMITS}/{shard:06d}.json", error)
+            findings.problem("commit", f"{COMMITS}/{name}", error)
         else:
             if commit is not None:
                 commits[shard] = commit
