@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 if TYPE_CHECKING:
+    from pipeline.compute import Progress
     from pipeline.plan import Plan
-    from pipeline.precompute import Part, PrecomputeReport, Progress
+    from pipeline.precompute import Part, PrecomputeReport
 
 
 class Terminated(BaseException):
@@ -53,6 +54,7 @@ def user_errors() -> tuple[type[Exception], ...]:
     from configs import ConfigError
     from pipeline.checkpoints import BackboneError
     from pipeline.datasets.base import DatasetError
+    from pipeline.distributed import ClusterError
     from pipeline.extract import ExtractionError
     from pipeline.injection import InjectionError
     from pipeline.unet import UnsupportedUNet
@@ -62,6 +64,7 @@ def user_errors() -> tuple[type[Exception], ...]:
         ConfigError,
         BackboneError,
         DatasetError,
+        ClusterError,
         ExtractionError,
         InjectionError,
         UnsupportedUNet,
@@ -156,15 +159,24 @@ def plan(
     "sketchfusion precompute demo --out stores/demo",
     "sketchfusion precompute my.yaml --set dataset.root=~/pictures",
     "sketchfusion precompute my.yaml --out /scratch/features --part $SLURM_ARRAY_TASK_ID/32",
+    "sketchfusion precompute my.yaml --out /scratch/features --scheduler tcp://head:8786",
 )
 @main.command()
 @click.argument("config")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the store.")
 @set_option
 @part_option
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Start N worker processes.")
+@click.option("--scheduler", metavar="ADDR", help="Use the workers of a dask scheduler.")
 @json_option
 def precompute(
-    config: str, out: Path | None, overrides: tuple[str, ...], part: Part, as_json: bool
+    config: str,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    part: Part,
+    workers: int | None,
+    scheduler: str | None,
+    as_json: bool,
 ) -> None:
     """Stage 1: compute the features of every image into a store.
 
@@ -174,8 +186,15 @@ def precompute(
     from configs import load_config
     from pipeline.precompute import precompute as run
 
+    if workers and scheduler:
+        raise click.UsageError("--workers starts processes here; with --scheduler leave it out")
+    cluster = None
+    if workers or scheduler:
+        from pipeline.distributed import Cluster
+
+        cluster = Cluster(scheduler, workers or 1)
     with _ProgressBar() as bar:
-        report = run(load_config(config, overrides), out, part, bar.update, _note)
+        report = run(load_config(config, overrides), out, part, cluster, bar.update, _note)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), indent=2, default=str))
     else:

@@ -30,10 +30,12 @@ from heads.report.records import Planned, Run, Stage1
 from heads.report.words import duration, expected, outcome, times
 from pipeline.arrays import CLIP_TOKENS, layer_array
 from pipeline.backbone import load_backbone
+from pipeline.compute import Listener
 from pipeline.extract import Extractor, auto_batch_size
+from pipeline.job import open_configured
 from pipeline.loader import RowBatch, load_squares
 from pipeline.plan import make_plan
-from pipeline.precompute import Listener, open_configured, precompute
+from pipeline.precompute import precompute
 
 ADDED_TIMESTEP = 400
 """The timestep by which the demonstration lets its store grow."""

@@ -15,7 +15,8 @@ from configs import Config
 from pipeline.arrays import array_specs
 from pipeline.backbone import DTYPES, pick_device
 from pipeline.cost import Cost, measure_cost, probe_flops_per_second
-from pipeline.precompute import WHOLE, Part, open_configured
+from pipeline.job import open_configured
+from pipeline.precompute import WHOLE, Part
 
 DISK_MARGIN = 1.02
 """Room kept for indexes, commits and file-system blocks."""
