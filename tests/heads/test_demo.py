@@ -14,7 +14,7 @@ import zarr
 
 from cache import FeatureStore, StoreError, verify_store
 from heads.demo import run_demo
-from pipeline.precompute import Progress
+from pipeline.compute import Progress
 
 SIZE = 12
 OVERRIDES = [f"dataset.size={SIZE}", "extraction.workers=0", "extraction.shard_size=4"]
