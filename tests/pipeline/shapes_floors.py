@@ -15,15 +15,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from heads.floors import dense_hog
 from pipeline.datasets.shapes import UNSEEN, ShapesDataset
 from pipeline.shapes.categories import CATEGORIES
 from pipeline.shapes.view import View
 from pipeline.shapes.world import World
 
 PIXELS = 96
-_CELL = 4  # pixels
-_BINS = 9
-_REACH = 2  # cells around a cell that belong to its descriptor
 
 
 def copied_points(sketch: View, photo: View) -> np.ndarray:
@@ -33,12 +31,12 @@ def copied_points(sketch: View, photo: View) -> np.ndarray:
 
 def hog_points(sketch: View, photo: View) -> np.ndarray:
     """The centres [8, 2] of the photo's cells most like those at the sketch's keypoints, pixels."""
-    ours, theirs = _dense_hog(_grey(sketch)), _dense_hog(_grey(photo))
-    n_cells = PIXELS // _CELL
+    ours, theirs = dense_hog(sketch.image(PIXELS)), dense_hog(photo.image(PIXELS))
+    n_cells = len(theirs)
     cells = np.clip(sketch.keypoints * n_cells, 0, n_cells - 1).astype(int)
     likeness = ours[cells[:, 1], cells[:, 0]] @ theirs.reshape(n_cells**2, -1).T
     y, x = np.divmod(likeness.argmax(1), n_cells)
-    return (np.stack([x, y], axis=1) + 0.5) * _CELL
+    return (np.stack([x, y], axis=1) + 0.5) * PIXELS / n_cells
 
 
 def pck10(
@@ -98,20 +96,6 @@ def images_per_second(n_images: int) -> float:
 
 def _grey(view: View) -> np.ndarray:
     return np.asarray(view.image(PIXELS).convert("L"), dtype=np.float32) / 255.0
-
-
-def _dense_hog(grey: np.ndarray) -> np.ndarray:
-    """Unit descriptors [cells, cells, D] of gradient directions around each cell."""
-    dy, dx = np.gradient(grey)
-    angle = np.mod(np.arctan2(dy, dx), np.pi) / np.pi * _BINS
-    votes = np.hypot(dx, dy) * np.equal.outer(np.arange(_BINS), angle.astype(int) % _BINS)
-    n_cells = PIXELS // _CELL
-    cells = votes.reshape(_BINS, n_cells, _CELL, n_cells, _CELL).sum((2, 4))
-    padded = np.pad(cells, ((0, 0), (_REACH, _REACH), (_REACH, _REACH)))
-    around = range(2 * _REACH + 1)
-    shifted = [padded[:, y : y + n_cells, x : x + n_cells] for y in around for x in around]
-    hog = np.concatenate(shifted).transpose(1, 2, 0)
-    return hog / (np.linalg.norm(hog, axis=2, keepdims=True) + 1e-3)
 
 
 def _standardised(pictures: np.ndarray) -> np.ndarray:

@@ -1,0 +1,64 @@
+"""PCK@alpha: the share of a pair's points found within alpha times the size of the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PCKScores:
+    """Means over the pairs that have a visible point; the others are excluded and counted."""
+
+    metrics: Mapping[str, float]
+    n_pairs: int
+    n_excluded: int
+
+
+def pck(
+    predicted: Iterable[Tensor],
+    truth: Iterable[Tensor],
+    visible: Iterable[Tensor],
+    size: float = 1.0,
+    percents: Sequence[float] = (5, 10, 15),
+    strict: bool = False,
+) -> PCKScores:
+    """PCK under the names `pck@5`, `pck@10`, `pck@15`, for alpha of 0.05, 0.10 and 0.15.
+
+    Args:
+        predicted: points [K, 2] of each pair, in any unit; K may differ from pair to pair.
+        truth: points [K, 2]; those that are not visible may be anything.
+        visible: bool [K].
+        size: of the picture, in the same unit.
+        percents: alpha times 100.
+        strict: count an error below alpha * size; else one that equals it too.
+
+    Raises `ValueError` where no pair has a visible point, and for a NaN among visible points.
+    """
+    alphas = torch.tensor([percent / 100 for percent in percents], dtype=torch.float64)
+    rates: list[Tensor] = []
+    n_excluded = 0
+    for row, (ours, theirs, seen) in enumerate(zip(predicted, truth, visible, strict=True)):
+        if ours.shape != theirs.shape or seen.shape != ours.shape[:1]:
+            raise ValueError(
+                f"pair {row}: points {list(ours.shape)} for {list(theirs.shape)},"
+                f" visible {list(seen.shape)}"
+            )
+        seen = seen.cpu()
+        if not seen.any():
+            n_excluded += 1
+            continue
+        gaps = (ours.cpu().double() - theirs.cpu().double())[seen]
+        error = torch.linalg.vector_norm(gaps, dim=1)[:, None]
+        if error.isnan().any():
+            raise ValueError(f"pair {row}: a visible point is not a number")
+        found = error < alphas * size if strict else error <= alphas * size
+        rates.append(found.double().mean(0))
+    if not rates:
+        raise ValueError(f"no pair has a visible point: {n_excluded} pairs given")
+    means = torch.stack(rates).mean(0).tolist()
+    names = [f"pck@{percent:g}" for percent in percents]
+    return PCKScores(dict(zip(names, means, strict=True)), len(rates), n_excluded)

@@ -1,0 +1,35 @@
+"""Which images a result is counted over, by name: every reported number says its protocol.
+
+`docs/protocols.md` says the same in words.
+"""
+
+from heads.protocols.base import Part, Parts, Protocol, ProtocolError, Score
+from heads.protocols.class_splits import HeldOut, SearchPart
+from heads.protocols.correspondence import CorrespondencePart, CorrespondenceProtocol, PointPair
+from heads.protocols.paper import PaperNumbers
+from heads.protocols.recognition import RecognitionPart, RecognitionProtocol
+from heads.protocols.registry import find_protocol, protocol_names
+from heads.protocols.retrieval import FineGrainedProtocol, RetrievalProtocol
+from heads.protocols.segmentation import SegmentationPart, SegmentationProtocol
+
+__all__ = [
+    "CorrespondencePart",
+    "CorrespondenceProtocol",
+    "FineGrainedProtocol",
+    "HeldOut",
+    "PaperNumbers",
+    "Part",
+    "Parts",
+    "PointPair",
+    "Protocol",
+    "ProtocolError",
+    "RecognitionPart",
+    "RecognitionProtocol",
+    "RetrievalProtocol",
+    "Score",
+    "SearchPart",
+    "SegmentationPart",
+    "SegmentationProtocol",
+    "find_protocol",
+    "protocol_names",
+]

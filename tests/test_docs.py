@@ -1,0 +1,51 @@
+"""What README and docs tell a reader to type exists; what they link to is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from cli import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def documented_commands() -> list[str]:
+    """Every `sketchfusion …` in a code block or in backquotes, without its comment."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        found += re.findall(r"^(?: {4}|\$ )?(sketchfusion [^#\n`]+)", text, re.MULTILINE)
+        found += re.findall(r"`(sketchfusion [^`\n]+)`", text)
+    return sorted({" ".join(command.split()) for command in found})
+
+
+def test_the_readme_names_commands() -> None:
+    assert len(documented_commands()) >= 5
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_a_documented_command_exists_with_its_options(line: str) -> None:
+    # [--option VALUE] is how an optional part is written in a table.
+    words = shlex.split(line.replace("[", "").replace("]", "").replace("…", ""))[1:]
+    command: click.Command = main
+    while isinstance(command, click.Group) and words:
+        name = words.pop(0).rstrip(",")
+        assert name in command.commands, f"{line}: no command {name}"
+        command = command.commands[name]
+    options = {option for param in command.params for option in param.opts}
+    for word in words:
+        if word.startswith("--"):
+            assert word.partition("=")[0] in options, f"{line}: no option {word}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_are_there(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
