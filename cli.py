@@ -35,39 +35,38 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, Terminated) as stop:
-            click.echo(
-                "\nstopped; finished shards are kept, and the same command goes on from there",
-                err=True,
-            )
+            writes = ctx.invoked_subcommand in ("precompute", "demo")
+            kept = "; finished shards are kept, and the same command goes on from there"
+            click.echo(f"\nstopped{kept if writes else ''}", err=True)
             ctx.exit(143 if isinstance(stop, Terminated) else 130)
         except user_errors() as error:
-            raise click.ClickException(" ".join(str(error).split())) from None
+            raise click.ClickException(_printable(" ".join(str(error).split()))) from None
         except OSError as error:
             if error.filename is None and error.strerror is None:
                 raise
             raise click.ClickException(_os_error(error)) from None
 
 
-def user_errors() -> tuple[type[Exception], ...]:
-    """The errors that mean bad input or a full machine rather than a bug."""
-    from cache import StoreError
-    from configs import ConfigError
-    from pipeline.checkpoints import BackboneError
-    from pipeline.datasets.base import DatasetError
-    from pipeline.distributed import ClusterError
-    from pipeline.extract import ExtractionError
-    from pipeline.injection import InjectionError
-    from pipeline.unet import UnsupportedUNet
+_USER_ERRORS = (
+    ("cache.errors", "StoreError"),
+    ("configs.load", "ConfigError"),
+    ("pipeline.checkpoints", "BackboneError"),
+    ("pipeline.datasets.base", "DatasetError"),
+    ("pipeline.distributed", "ClusterError"),
+    ("pipeline.extract", "ExtractionError"),
+    ("pipeline.injection", "InjectionError"),
+    ("pipeline.unet", "UnsupportedUNet"),
+)
 
-    return (
-        StoreError,
-        ConfigError,
-        BackboneError,
-        DatasetError,
-        ClusterError,
-        ExtractionError,
-        InjectionError,
-        UnsupportedUNet,
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """The errors that mean bad input or a full machine rather than a bug.
+
+    Only of modules that have been imported: no other could have raised one, and importing them
+    here would make a typing error wait for torch.
+    """
+    return tuple(
+        getattr(sys.modules[module], name) for module, name in _USER_ERRORS if module in sys.modules
     )
 
 
@@ -215,17 +214,19 @@ def cache_ls(folder: Path, as_json: bool) -> None:
     from cache import list_stores
     from cache.units import human_bytes
 
-    stores = list_stores(folder)
+    listing = list_stores(folder)
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(s) for s in stores], indent=2, default=str))
+        click.echo(json.dumps(dataclasses.asdict(listing), indent=2, default=str))
         return
-    if not stores:
+    if not listing.stores and not listing.damaged:
         click.echo(f"no stores in {folder}")
-    for store in stores:
+    for store in listing.stores:
         click.echo(
             f"{store.fingerprint[:12]}  {store.n_committed:>8,}/{store.n_images:<8,} images  "
             f"{human_bytes(store.bytes_on_disk):>9}  {len(store.arrays):>3} arrays  {store.path}"
         )
+    for path, reason in listing.damaged.items():
+        click.echo(f"damaged       {path}: {reason}")
 
 
 @_examples("sketchfusion cache info stores/demo", "sketchfusion cache info stores/demo --json")
@@ -250,7 +251,7 @@ def cache_info(store: Path, as_json: bool) -> None:
         shape = " x ".join(str(n) for n in array.shape)
         click.echo(f"  {name:<16} {array.dtype:<8} {shape:<14} {array.n_images:,} images")
     for image_id, reason in found.quarantined.items():
-        click.echo(f"  quarantined  {image_id}: {reason}")
+        click.echo(_printable(f"  quarantined  {image_id}: {reason}"))
 
 
 @_examples("sketchfusion cache verify stores/demo", "sketchfusion cache verify stores/demo --fast")
@@ -271,11 +272,13 @@ def cache_verify(store: Path, fast: bool, as_json: bool) -> None:
             click.echo(f"{problem.kind}: {problem.where}: {problem.what}")
         for note in report.notes:
             click.echo(f"note: {note.where}: {note.what}")
-        verdict = "sound" if report.sound else f"damaged ({len(report.problems)} problems)"
+        verdict = "sound" if report.sound else f"damaged (problems: {len(report.problems)})"
         click.echo(
             f"{store}: {verdict}; {report.n_images:,} images, {report.n_shards:,} shards, "
             f"{human_bytes(report.bytes_checked)} checked"
         )
+        if report.remedy:
+            click.echo(f"to repair: {report.remedy}")
     if not report.sound:
         sys.exit(1)
 
@@ -294,6 +297,11 @@ def demo(out: Path) -> None:
 
 def _note(line: str) -> None:
     click.echo(line, err=True)
+
+
+def _printable(text: str) -> str:
+    """File names may hold line breaks and terminal codes: show these, do not send them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class _ProgressBar:
@@ -375,12 +383,13 @@ def _precompute_text(report: PrecomputeReport) -> str:
         f"{human_seconds(report.compute_seconds)}, write {human_seconds(report.write_seconds)})",
         f"fingerprint {report.fingerprint}",
     ]
-    lines += [f"quarantined {image_id}: {why}" for image_id, why in report.quarantined.items()]
-    lines += [f"left out {path}: {why}" for path, why in report.skipped[:10]]
+    quarantined = [f"quarantined {image_id}: {why}" for image_id, why in report.quarantined.items()]
+    skipped = [f"left out {path}: {why}" for path, why in report.skipped[:10]]
+    lines += map(_printable, quarantined + skipped)
     if len(report.skipped) > 10:
         lines.append(f"left out {len(report.skipped) - 10} more files")
     if report.n_shards_pending:
-        lines.append(f"{report.n_shards_pending} pieces of work are left for other parts")
+        lines.append(f"left for other parts: {report.n_shards_pending} pieces of work")
     return "\n".join(lines)
 
 

@@ -3,7 +3,13 @@
 docs/store-format.md is the normative text; where the code differs, the code is wrong.
 """
 
-from cache.describe import ArrayDescription, StoreDescription, describe_store, list_stores
+from cache.describe import (
+    ArrayDescription,
+    StoreDescription,
+    StoreListing,
+    describe_store,
+    list_stores,
+)
 from cache.errors import (
     CorruptShard,
     DamagedStore,
@@ -42,6 +48,7 @@ __all__ = [
     "ShardWriter",
     "StoreDescription",
     "StoreError",
+    "StoreListing",
     "StoreWriter",
     "UnknownImage",
     "VerifyReport",

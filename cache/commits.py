@@ -15,6 +15,7 @@ from cache.files import temporaries_in
 from cache.layout import COMMITS, FORMAT_VERSION, commit_path
 from cache.metadata import read_file
 from cache.records import ImageRecord
+from cache.shardfile import VERIFY_HINT
 
 _COMMIT = re.compile(r"([0-9]{6,})\.json")
 _TEMPORARY = re.compile(r"\.([0-9]{6,})\.json\..*")
@@ -91,7 +92,9 @@ def read_commit(store: Path, shard: int) -> Commit | None:
 
 def parse_commit(data: bytes, store: Path, shard: int) -> Commit:
     """Read a commit file; DamagedStore unless it is byte for byte as it was written."""
-    damaged = DamagedStore(f"{commit_path(store, shard)}: differs from what the store wrote")
+    damaged = DamagedStore(
+        f"{commit_path(store, shard)}: differs from what the store wrote; {VERIFY_HINT}"
+    )
     try:
         document: dict[str, Any] = json.loads(data)
         # The seal covers the content, the comparison everything around it.

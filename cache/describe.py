@@ -78,23 +78,41 @@ def describe_store(path: str | Path) -> StoreDescription:
     )
 
 
-def list_stores(folder: str | Path) -> list[StoreDescription]:
+@dataclass(frozen=True)
+class StoreListing:
+    """The stores of a folder."""
+
+    stores: list[StoreDescription]
+    """By path."""
+    damaged: dict[str, str]
+    """Path of a store that cannot be described to the reason, one line that names the file."""
+
+
+def list_stores(folder: str | Path) -> StoreListing:
     """Describe the folder itself, if it is a store, or else the stores directly inside it.
 
-    Other folders are passed over. Raises StoreError where there is no such folder, or for a
-    store whose metadata is damaged.
+    Other folders are passed over. Raises StoreError where there is no such folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise StoreError(f"{folder}: no such folder")
-    with suppress(NotAStore):
-        return [describe_store(folder)]
-    stores = []
-    for child in sorted(folder.iterdir()):
-        if child.is_dir():
-            with suppress(NotAStore):
-                stores.append(describe_store(child))
-    return stores
+    listing = StoreListing([], {})
+    if not _add_store(listing, folder):
+        for child in sorted(folder.iterdir()):
+            if child.is_dir():
+                _add_store(listing, child)
+    return listing
+
+
+def _add_store(listing: StoreListing, path: Path) -> bool:
+    """List a folder if it is a store, sound or not; whether it is one."""
+    try:
+        listing.stores.append(describe_store(path))
+    except NotAStore:
+        return False
+    except StoreError as error:
+        listing.damaged[str(path)] = str(error)
+    return True
 
 
 def _folder_bytes(folder: Path) -> int:

@@ -131,15 +131,29 @@ def remove_stale_temporaries(folder: Path, target_name: str = "") -> None:
 
 
 def is_owned(temporary: Path) -> bool:
-    """Whether a living process holds this temporary."""
+    """Whether a living process holds this temporary; StoreError where that cannot be told.
+
+    Needs permission to read only. The lock tried is shared: NFS grants an exclusive one only on
+    a file opened for writing, and two that ask at once must not take each other for the owner.
+    """
     try:
-        fd = os.open(temporary, os.O_RDWR)
+        fd = os.open(temporary, os.O_RDONLY)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise StoreError(
+            f"{temporary}: cannot tell whether a writer uses it ({error.strerror}); ask the user "
+            "who owns it to run the command or to remove it"
+        ) from error
     try:
-        return not _try_lock(fd, temporary)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise _no_locks(temporary, error) from error
     finally:
         os.close(fd)
+    return False
 
 
 @contextmanager
@@ -163,16 +177,6 @@ def _lock(fd: int, path: Path) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX)
     except OSError as error:
         raise _no_locks(path, error) from error
-
-
-def _try_lock(fd: int, path: Path) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise _no_locks(path, error) from error
-    return True
 
 
 def _no_locks(path: Path, error: OSError) -> StoreError:

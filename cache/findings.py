@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from cache.errors import StoreError
+from cache.shardfile import VERIFY_HINT
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,14 @@ class Findings:
     bytes_checked: int = 0
     """Bytes of records compared with their checksums."""
 
-    def problem(self, kind: str, where: str, what: object) -> None:
+    def problem(self, kind: str, where: str, what: str) -> None:
         """Report damage."""
-        self.problems.append(Problem(kind, where, str(what)))
+        self.problems.append(Problem(kind, where, what))
+
+    def failure(self, kind: str, store: Path, where: str, error: StoreError) -> None:
+        """Report damage that reading ran into, without repeating the path or the advice."""
+        what = str(error).removeprefix(f"{store / where}: ").removeprefix(f"{where}: ")
+        self.problem(kind, where, what.removesuffix(f"; {VERIFY_HINT}"))
 
     def note(self, kind: str, where: str, what: str) -> None:
         """Report something unfinished."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cache.checksums import Json, canonical_json
+from cache.commits import read_commit
 from cache.errors import RecipeMismatch, StoreError
 from cache.files import (
     is_temporary,
@@ -107,8 +108,10 @@ def _make_root_folder(path: Path) -> None:
 def _refuse_other_content(path: Path) -> None:
     """A folder without a root document may hold what a killed creation left, nothing else."""
     for name in sorted(os.listdir(path)):
-        unfinished = name == IMAGES and (path / IMAGES).stat().st_size == 0
-        if name not in (LOCK, COMMITS) and not is_temporary(name) and not unfinished:
+        unfinished = (name == IMAGES and (path / IMAGES).stat().st_size == 0) or (
+            name == COMMITS and not any((path / COMMITS).iterdir())
+        )
+        if name != LOCK and not is_temporary(name) and not unfinished:
             raise StoreError(
                 f"{path}: holds {name} and is no feature store; choose an empty folder"
             )
@@ -130,14 +133,28 @@ def _plain(provenance: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _new_images(metadata: Metadata, images: Sequence[ImageRecord]) -> list[ImageRecord]:
-    known = {row["id"]: row["sha256"] for row in metadata.images.rows}
+    """Images the store does not list yet.
+
+    A changed file is an error where features of the old one exist. Where none do, the old record
+    stays (rows never move) and whoever computes it finds that its file is gone.
+    """
+    known = {row["id"]: (number, row["sha256"]) for number, row in enumerate(metadata.images.rows)}
     for image in images:
-        if known.get(image.id, image.sha256) != image.sha256:
+        row, sha256 = known.get(image.id, (0, image.sha256))
+        if sha256 != image.sha256 and _has_features(metadata, row, image.id):
             raise StoreError(
                 f"image {image.id}: its file has changed since it was stored; restore the file "
                 "or write to another folder"
             )
     return [image for image in images if image.id not in known]
+
+
+def _has_features(metadata: Metadata, row: int, image_id: str) -> bool:
+    shard, slot = divmod(row, metadata.root.shard_size)
+    commit = read_commit(metadata.path, shard)
+    if commit is None or image_id in commit.quarantined:
+        return False
+    return any(commit.n_rows(name) > slot for name in metadata.documents)
 
 
 def _new_arrays(metadata: Metadata, arrays: Sequence[ArraySpec]) -> list[ArraySpec]:

@@ -26,6 +26,7 @@ from cache.layout import (
 )
 from cache.recipe import Recipe
 from cache.records import ImageRecord
+from cache.shardfile import VERIFY_HINT
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,15 @@ class RootDocument:
 def read_root(path: Path) -> RootDocument:
     """Read the root document; NotAStore where there is none, DamagedStore where it changed."""
     data = read_file(path / DOCUMENT)
-    is_store = bool(read_file(path / IMAGES))
+    is_store = bool(read_file(path / IMAGES)) or any((path / COMMITS).glob("[0-9]*.json"))
     if data is None:
         if is_store:
-            raise DamagedStore(f"{path / DOCUMENT}: missing")
+            raise DamagedStore(
+                f"{path / DOCUMENT}: missing beside images or commits: damaged, not empty; "
+                f"{VERIFY_HINT}"
+            )
         raise NotAStore(f"{path}: no feature store here")
-    damaged = DamagedStore(f"{path / DOCUMENT}: differs from what the store wrote")
+    damaged = DamagedStore(f"{path / DOCUMENT}: differs from what the store wrote; {VERIFY_HINT}")
     try:
         attributes = json.loads(data)["attributes"]
         version = attributes["format_version"]
@@ -121,18 +125,20 @@ def read_images(path: Path) -> ImageList:
     file = path / IMAGES
     data = read_file(file)
     if data is None:
-        raise DamagedStore(f"{file}: missing")
+        raise DamagedStore(f"{file}: missing; {VERIFY_HINT}")
     lines = data.splitlines(keepends=True)
     try:
         # One parse for all lines: 300,000 of them take a fraction of a second.
         rows = json.loads(b"[" + b",".join(lines) + b"]")
     except (ValueError, RecursionError) as error:
-        raise DamagedStore(f"{file}: not one JSON object per line ({error})") from error
+        raise DamagedStore(
+            f"{file}: not one JSON object per line ({error}); {VERIFY_HINT}"
+        ) from error
     if len(rows) != len(lines) or (lines and not data.endswith(b"\n")):
-        raise DamagedStore(f"{file}: not one JSON object per line")
+        raise DamagedStore(f"{file}: not one JSON object per line; {VERIFY_HINT}")
     for number, row in enumerate(rows, start=1):
         if not _is_image_row(row):
-            raise DamagedStore(f"{file}: line {number} is not an image record")
+            raise DamagedStore(f"{file}: line {number} is not an image record; {VERIFY_HINT}")
     return ImageList(lines, rows)
 
 
@@ -206,13 +212,15 @@ def check_rows(documents: Iterable[ArrayDocument], images: ImageList) -> None:
         n_images = document.n_images
         if n_images > len(images):
             raise DamagedStore(
-                f"{IMAGES}: {len(images)} images, but {document.array.name} has {n_images} rows"
+                f"{IMAGES}: {len(images)} images, but {document.array.name} has {n_images} rows; "
+                f"{VERIFY_HINT}"
             )
         if n_images not in crc_of:
             crc_of[n_images] = images.crc(n_images)
         if crc_of[n_images] != document.images_crc:
             raise DamagedStore(
-                f"{IMAGES}: its lines are not those that {document.array.name} was written for"
+                f"{IMAGES}: its lines are not those that {document.array.name} was written for; "
+                f"{VERIFY_HINT}"
             )
 
 

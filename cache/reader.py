@@ -172,7 +172,8 @@ class FeatureStore:
         if self.ids[row] in commit.quarantined:
             raise QuarantinedImage(
                 f"{self.path}: {self.ids[row]} is quarantined "
-                f"({commit.quarantined[self.ids[row]]}); leave it out, or replace the file"
+                f"({commit.quarantined[self.ids[row]]}); leave it out "
+                "(a repaired file needs a new store)"
             )
         values, *scale = [
             self._record(array, commit, slot, check) for array in self._zarr_arrays[spec.name]

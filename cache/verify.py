@@ -24,6 +24,7 @@ from cache.layout import (
 )
 from cache.metadata import check_rows, nodes, read_file, read_images, read_root
 from cache.records import ImageRecord
+from cache.remedy import remedy_for, whole_store_remedy
 from cache.verify_data import check_data
 
 
@@ -40,6 +41,8 @@ class VerifyReport:
     """Committed ones."""
     bytes_checked: int
     """Bytes of records compared with their checksums."""
+    remedy: str = ""
+    """One line on how to repair the store; empty for a sound one."""
 
     @property
     def sound(self) -> bool:
@@ -51,16 +54,19 @@ def verify_store(path: str | Path, full: bool = True) -> VerifyReport:
     """Check a store; without ``full``, documents, commits, sizes and indexes, but no records.
 
     Others may write meanwhile: things are read in the reverse order of writing, so that what is
-    added is not taken for damage. Raises NotAStore where there is no store.
+    added is not taken for damage. Raises NotAStore where there is no store, and StoreError where
+    a file may not be read: that says nothing about what is in it.
     """
     path = Path(path)
     findings = Findings()
     commits: dict[int, Commit] = {}
     images: list[ImageRecord] = []
+    remedy = ""
     try:
         grid = ShardGrid(read_root(path).shard_size)
     except DamagedStore as error:
-        findings.problem("metadata", DOCUMENT, error)
+        findings.failure("metadata", path, DOCUMENT, error)
+        remedy = whole_store_remedy([DOCUMENT])
     else:
         commits = _check_commit_files(path, findings)
         documents = _check_documents(path, grid, findings)
@@ -69,13 +75,15 @@ def verify_store(path: str | Path, full: bool = True) -> VerifyReport:
             _check_commit(commit, documents, grid, images, findings)
         arrays = [document.array for document in documents.values()]
         findings.add(check_data(path, grid, commits, arrays, full))
-        _note_unfinished(path, grid, commits, documents, images, findings)
+        _note_unfinished(path, commits, documents, images, findings)
+        remedy = remedy_for(findings.problems, arrays, grid, commits)
     return VerifyReport(
         problems=tuple(findings.problems),
         notes=tuple(findings.notes),
         n_images=len(images),
         n_shards=len(commits),
         bytes_checked=findings.bytes_checked,
+        remedy=remedy,
     )
 
 
@@ -95,8 +103,8 @@ def _check_commit_files(path: Path, findings: Findings) -> dict[int, Commit]:
             continue
         try:
             commit = read_commit(path, shard)
-        except StoreError as error:
-            findings.problem("commit", f"{COMMITS}/{name}", error)
+        except DamagedStore as error:
+            findings.failure("commit", path, f"{COMMITS}/{name}", error)
         else:
             if commit is not None:
                 commits[shard] = commit
@@ -114,12 +122,12 @@ def _check_documents(path: Path, grid: ShardGrid, findings: Findings) -> dict[st
         try:
             document = read_file(path / name / DOCUMENT) or b""
             documents[name] = parse_array_document(name, document, grid.shard_size)
-        except StoreError as error:
-            findings.problem("metadata", f"{name}/{DOCUMENT}", error)
+        except DamagedStore as error:
+            findings.failure("metadata", path, f"{name}/{DOCUMENT}", error)
     try:
         specs_of([document.array for document in documents.values()])
     except StoreError as error:
-        findings.problem("metadata", DOCUMENT, error)
+        findings.failure("metadata", path, DOCUMENT, error)
     for name in groups:
         data = read_file(path / name / DOCUMENT)
         if data is None and not any(array.startswith(f"{name}/") for array in documents):
@@ -136,13 +144,13 @@ def _check_images(
     """Read the image list; what is wrong with it is reported."""
     try:
         images = read_images(path)
-    except StoreError as error:
-        findings.problem("images", IMAGES, error)
+    except DamagedStore as error:
+        findings.failure("images", path, IMAGES, error)
         return []
     try:
         check_rows(documents.values(), images)
-    except StoreError as error:
-        findings.problem("images", IMAGES, error)
+    except DamagedStore as error:
+        findings.failure("images", path, IMAGES, error)
     records = images.records()
     seen = set()
     for record in records:
@@ -181,7 +189,6 @@ def _check_commit(
 
 def _note_unfinished(
     path: Path,
-    grid: ShardGrid,
     commits: Mapping[int, Commit],
     documents: Mapping[str, ArrayDocument],
     images: list[ImageRecord],
@@ -195,6 +202,13 @@ def _note_unfinished(
     folders = [path, path / COMMITS, *(path / name for name, _ in nodes(path))]
     for folder in folders:
         for temporary in temporaries_in(folder):
-            what = "in use" if is_owned(temporary) else "left by a writer that was killed"
             where = temporary.relative_to(path).as_posix()
-            findings.note("temporary", where, what)
+            findings.note("temporary", where, _owner_of(temporary))
+
+
+def _owner_of(temporary: Path) -> str:
+    """Who holds a temporary; a store that this user may only read is no less sound for it."""
+    try:
+        return "in use" if is_owned(temporary) else "left by a writer that was killed"
+    except StoreError:
+        return "cannot tell whether in use: no permission to read it, or no locks here"

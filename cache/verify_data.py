@@ -16,13 +16,14 @@ from cache.checksums import crc32c_of
 from cache.commits import Commit, announced_shards, read_commit
 from cache.descriptors import read_chunk
 from cache.encoding import all_finite
-from cache.errors import StoreError
+from cache.errors import CorruptShard, StoreError
 from cache.files import is_temporary
 from cache.findings import Findings
 from cache.layout import CRC_BYTES, DOCUMENT, INT8_HOLE, ShardGrid, ZarrArray
 from cache.shardfile import build_index, crc_suffix, index_bytes
 
 _CHUNK_KEY = re.compile(r"c\.(\d+)((?:\.0)+)")
+_NO_CHUNK = "gone, and committed rows need it"
 
 
 def check_data(
@@ -91,8 +92,10 @@ class _DataCheck:
                     for slot in range(len(committed.crc32c)):
                         data = shard.read(stride)
                         self._check_record(findings, where, array, commit, slot, data)
+        except PermissionError as error:
+            raise StoreError(f"{file}: cannot read ({error.strerror}); give permission") from error
         except OSError as error:
-            findings.problem("missing", where, error.strerror)
+            findings.problem("missing", where, f"cannot read ({error.strerror})")
         return findings
 
     def _check_record(
@@ -123,17 +126,20 @@ class _DataCheck:
         where = self._where(file)
         chunk_rows = self._grid.chunk_rows
         if not self._full:
-            size = file.stat().st_size if file.exists() else -1
-            if size != chunk_rows * array.record_bytes + CRC_BYTES:
-                findings.problem("missing" if size < 0 else "size", where, f"{size} bytes")
+            expected = chunk_rows * array.record_bytes + CRC_BYTES
+            if not file.exists():
+                findings.problem("missing", where, _NO_CHUNK)
+            elif file.stat().st_size != expected:
+                size = file.stat().st_size
+                findings.problem("size", where, f"{size} bytes, its rows need {expected}")
             return findings
         try:
             chunk = read_chunk(file, array, chunk_rows)
-        except StoreError as error:
-            findings.problem("record", where, error)
+        except CorruptShard as error:
+            findings.failure("record", self._path, where, error)
             return findings
         if chunk is None:
-            findings.problem("missing", where, "committed rows need it")
+            findings.problem("missing", where, _NO_CHUNK)
             return findings
         for commit in commits:
             first = commit.shard * self._grid.shard_size % chunk_rows

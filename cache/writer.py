@@ -9,7 +9,6 @@ from pathlib import Path
 
 from cache.checksums import Json
 from cache.commits import Commit, read_commit
-from cache.errors import StoreError
 from cache.growth import open_or_grow
 from cache.layout import DEFAULT_SHARD_SIZE, ArraySpec
 from cache.metadata import Metadata
@@ -76,8 +75,8 @@ class StoreWriter:
     def pending(self) -> list[ShardTask]:
         """The work left for the images and features asked for, in shard order.
 
-        A shard with both new rows and new arrays gives one task for each combination. Raises
-        StoreError where rows that were not asked for would have to be computed first.
+        A shard with both new rows and new arrays gives one task for each combination. Rows that
+        were not asked for, but come before one that was, are part of it: rows have no gaps.
         """
         tasks = []
         for shard in range(self._grid.n_shards(len(self.images))):
@@ -116,15 +115,5 @@ class StoreWriter:
         for start, names in sorted(names_by_start.items()):
             missing = range(start, rows.stop)
             if missing:
-                self._check_requested(missing, names)
                 tasks.append(ShardTask(commit.shard, missing, tuple(names)))
         return tasks
-
-    def _check_requested(self, rows: range, names: Sequence[str]) -> None:
-        others = [self.images[row].id for row in rows if not self._requested[row]]
-        if others:
-            raise StoreError(
-                f"{self.path}: {others[0]} ({len(others)} images in all) has no {names[0]} yet and "
-                "is not among the images asked for; compute it first with the collection it "
-                "came from"
-            )

@@ -27,6 +27,14 @@ SECTIONS = {
 }
 
 
+_PLAIN_WORDS = {
+    "model_type": "must be a section with keys of its own",
+    "dict_type": "must be a section with keys of its own",
+    "path_type": "must be a path; put quotes around one that looks like a number or a date",
+    "tuple_type": "must be a list, as [1, 2]",
+}
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message says which key and what to do."""
 
@@ -42,14 +50,19 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     for section in ("backbone", "dataset"):
         if isinstance(document.get(section), str):
             document[section] = _expand(section, document[section], path.parent)
+    _resolve_paths(document, path.parent)
     for override in overrides:
         _apply(document, override)
-    _resolve_paths(document, path.parent)
     document.setdefault("name", path.stem)
+    # `extraction:` with nothing below it means the defaults.
+    document = {key: value for key, value in document.items() if value is not None}
     try:
         return Config.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_first_problem(error)}") from None
+        key, message = _first_problem(error)
+        blamed = [item for item in overrides if key.startswith(item.partition("=")[0].strip())]
+        where = f"--set {blamed[-1][:80]}" if blamed else path
+        raise ConfigError(f"{where}: {message}") from None
 
 
 def preset_names(section: str = "") -> list[str]:
@@ -81,7 +94,8 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        # A ValueError is a date that does not exist.
         raise ConfigError(f"{path}: is not valid YAML: {_one_line(error)}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: must hold a mapping of keys to values")
@@ -110,8 +124,10 @@ def _apply(document: dict[str, Any], override: str) -> None:
     _check_key(keys, dotted)
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError):
         raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+    if isinstance(value, str) and value.startswith("~"):
+        value = str(Path(value).expanduser())
     if len(keys) == 1 and keys[0] in ("backbone", "dataset") and isinstance(value, str):
         value = _expand(keys[0], value, Path.cwd())
     node = document
@@ -169,23 +185,27 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
             node = node.get(section) if isinstance(node, dict) else None
         if not isinstance(node, dict) or not isinstance(node.get(key), str):
             continue
+        if node[key] in preset_names("architecture"):
+            continue  # A folder that happens to be called `nano` is not meant.
         value = Path(node[key]).expanduser()
         if value.is_absolute():
             node[key] = str(value)
-        elif not value.exists() and (folder / value).exists():
+        elif (folder / value).exists():
             node[key] = str((folder / value).resolve())
 
 
-def _first_problem(error: ValidationError) -> str:
-    """Pydantic's first complaint as one line, with the nearest valid key for an unknown one."""
+def _first_problem(error: ValidationError) -> tuple[str, str]:
+    """The key of pydantic's first complaint, and what is wrong with it in one line."""
     problem = error.errors(include_url=False)[0]
     dotted = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {dotted}{_nearest(dotted, list(_dotted_keys(Config)))}"
+        return dotted, f"unknown key {dotted}{_nearest(dotted, list(_dotted_keys(Config)))}"
     if problem["type"] == "missing":
-        return f"{dotted} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{dotted}: {message} (got {problem['input']!r})"
+        return dotted, f"{dotted} is missing"
+    message = _PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    given = repr(problem["input"])
+    given = given if len(given) <= 60 else f"{given[:60]}…"
+    return dotted, f"{dotted}: {message} (got {given})"
 
 
 def _nearest(name: str, valid: Sequence[str]) -> str:

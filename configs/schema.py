@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 Layer = Literal["s3", "s4", "s5"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -16,6 +16,19 @@ TaskName = Literal["correspondence", "retrieval", "fine_grained", "recognition",
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Whole = Annotated[int, Field(strict=True)]
+"""A whole number; `true` and `yes` are none."""
+
+
+def _not_empty(value: Any) -> Any:
+    if value == "":
+        raise ValueError("is empty; give a path, or null for none")
+    return value
+
+
+FilePath = Annotated[Path, BeforeValidator(_not_empty)]
 
 
 class SDConfig(_Section):
@@ -42,7 +55,7 @@ class BackboneConfig(_Section):
     name: str | None = None
     sd: SDConfig
     clip: ClipConfig
-    resolution: int = Field(ge=16, le=4096)
+    resolution: Whole = Field(ge=16, le=4096)
     """Side in pixels of the square that both networks are given."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random`: the same architecture with seeded random weights, without a download."""
@@ -53,16 +66,16 @@ class DatasetConfig(_Section):
 
     name: str
     """shapes, folder, sketchy, tuberlin, quickdraw or psc6k."""
-    root: Path | None = None
-    limit: int | None = Field(default=None, ge=1)
+    root: FilePath | None = None
+    limit: Whole | None = Field(default=None, ge=1)
     """Take at most this many images, chosen the same way every time."""
-    size: int | None = Field(default=None, ge=1)
+    size: Whole | None = Field(default=None, ge=1)
     """`shapes`: how many images the world has."""
-    seed: int | None = Field(default=None, ge=0)
+    seed: Whole | None = Field(default=None, ge=0)
     """`shapes`: which world."""
-    pixels: int | None = Field(default=None, ge=16, le=2048)
+    pixels: Whole | None = Field(default=None, ge=16, le=2048)
     """`shapes`: side of an image in pixels."""
-    masks: Path | None = None
+    masks: FilePath | None = None
     """`sketchy`: a folder of foreground masks."""
 
     def options(self) -> dict[str, Any]:
@@ -74,15 +87,15 @@ class DatasetConfig(_Section):
 class ExtractionConfig(_Section):
     """What stage 1 computes, and how. Only the first group of keys changes a number."""
 
-    timesteps: tuple[int, ...] = (195,)
+    timesteps: tuple[Whole, ...] = (195,)
     """Diffusion timesteps, each an array of its own in the store."""
     layers: tuple[Layer, ...] = ("s3", "s4", "s5")
     """Outputs of up blocks 2, 1 and 0, after injection."""
-    ensemble: int = Field(default=1, ge=1, le=1024)
+    ensemble: Whole = Field(default=1, ge=1, le=1024)
     """Noise draws per image and timestep, averaged in float32."""
-    seed: int = Field(default=0, ge=0)
+    seed: Whole = Field(default=0, ge=0)
     """Seed of the noise."""
-    injection: Path | None = None
+    injection: FilePath | None = None
     """A safetensors file of injection convolutions; null is plain SD."""
     pad: Pad = "edge"
     """How an image that is not square is made square; `stretch` distorts it."""
@@ -91,13 +104,13 @@ class ExtractionConfig(_Section):
     store_dtype: StoreDtype = "float16"
     """Type of feature maps on disk; latents and descriptors are always float32."""
 
-    batch_size: int | Literal["auto"] = "auto"
+    batch_size: Whole | Literal["auto"] = "auto"
     """Images (times noise draws) in one pass of the UNet."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    workers: int | Literal["auto"] = "auto"
+    workers: Whole | Literal["auto"] = "auto"
     """Processes that decode and resize images; 0 does it in the main process."""
-    shard_size: int = Field(default=64, ge=1, le=4096)
+    shard_size: Whole = Field(default=64, ge=1, le=4096)
     """Images per shard of a new store; an existing store keeps its own."""
 
     @field_validator("timesteps", "layers", mode="before")

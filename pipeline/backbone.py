@@ -127,6 +127,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("a device without memory")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
         raise BackboneError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,11 @@ def load_clip(config: ClipConfig, resolution: int, random_weights: bool = False)
     visual = model.visual.eval().requires_grad_(False)
     mean = tuple(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN))
     std = tuple(preprocess.get("std", open_clip.OPENAI_DATASET_STD))
-    scaling = {"mean": torch.tensor(mean), "std": torch.tensor(std)}
-    digest = digest_tensors({**visual.state_dict(), **scaling})
+    vision = {k: v for k, v in architecture.model["vision_cfg"].items() if k != "image_size"}
+    quick_gelu = bool(architecture.model.get("quick_gelu", False))
+    digest = digest_tensors(
+        visual.state_dict(), {"vision": vision, "quick_gelu": quick_gelu, "mean": mean, "std": std}
+    )
     tokens, embedding = clip_shapes(visual, resolution)
     return ClipVision(visual, tokens, embedding, mean, std, digest)
 
@@ -80,6 +84,8 @@ def build_clip(config: ClipConfig, resolution: int) -> CLIP | CustomTextCLIP:
     """The open_clip model with whatever weights it initialises to."""
     model = copy.deepcopy(_read_architecture(config.model).model)
     patch = model["vision_cfg"].get("patch_size")
+    if isinstance(patch, int) and patch < 1:
+        raise BackboneError(f"{config.model}: patch_size is {patch}; it must be 1 or more")
     if isinstance(patch, int) and resolution % patch:
         raise BackboneError(
             f"backbone.resolution {resolution} is not a multiple of CLIP's patch size {patch}; "
@@ -135,7 +141,9 @@ def _read_architecture(name: str) -> _Architecture:
     if name.endswith(".json"):
         document = read_json(Path(name).expanduser())
         model = document.get("model_cfg", document)
-        if not all(isinstance(model.get(key), dict) for key in ("vision_cfg", "text_cfg")):
+        if not isinstance(model, dict) or not all(
+            isinstance(model.get(key), dict) for key in ("vision_cfg", "text_cfg")
+        ):
             raise BackboneError(f"{name}: not an open_clip configuration (vision_cfg and text_cfg)")
         return _Architecture(name, model, document.get("preprocess_cfg", {}))
     model = open_clip.get_model_config(name)
@@ -203,8 +211,13 @@ def _load_weights(model: CLIP | CustomTextCLIP, path: Path, architecture: _Archi
         check_safetensors_file(path)
     try:
         open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
+    except pickle.UnpicklingError:
+        raise BackboneError(
+            f"{path}: holds pickled objects, which can run code when opened; "
+            "convert it to safetensors"
+        ) from None
     except Exception as error:
-        # torch and open_clip raise KeyError, RuntimeError, UnpicklingError and others here.
+        # torch and open_clip raise KeyError, RuntimeError and others here.
         raise BackboneError(
             f"{path}: cannot be loaded into {architecture.name} ({one_line(error)})"
         ) from None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +22,14 @@ from configs.schema import Pad
 from pipeline.datasets.base import Dataset, DatasetError
 from pipeline.images import ImageError, letterbox
 
+RETRY_PAUSES = (0.1, 1.0)
+"""Seconds to wait before reading a file again that could not be read."""
 
-class ChangedImage(DatasetError):
-    """An image is not the one that was hashed when the collection was scanned."""
+_PR_SET_PDEATHSIG = 1
+
+
+class LoadingError(DatasetError):
+    """Pictures cannot be read at present; nothing is said of the pictures themselves."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,10 @@ class RowBatch:
     rows: Sequence[int]
 
 
-class _Squares(TorchDataset["SquareBatch | ChangedImage"]):
+class _Squares(TorchDataset["SquareBatch | LoadingError"]):
     """Item i is a whole batch: one message per batch between processes, not one per image.
 
-    A changed image is returned, not raised: DataLoader would wrap it in a worker's traceback.
+    An error is returned, not raised: DataLoader would wrap it in a worker's traceback.
     """
 
     def __init__(
@@ -62,6 +70,7 @@ class _Squares(TorchDataset["SquareBatch | ChangedImage"]):
         pad: Pad,
     ) -> None:
         self._dataset = dataset
+        self._listed = frozenset(dataset.ids)
         self._images = {row: images[row] for batch in batches for row in batch.rows}
         self._batches = batches
         self._resolution = resolution
@@ -70,7 +79,7 @@ class _Squares(TorchDataset["SquareBatch | ChangedImage"]):
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, index: int) -> SquareBatch | ChangedImage:
+    def __getitem__(self, index: int) -> SquareBatch | LoadingError:
         start = time.perf_counter()
         batch = self._batches[index]
         rows, squares, unreadable = [], [], {}
@@ -80,7 +89,7 @@ class _Squares(TorchDataset["SquareBatch | ChangedImage"]):
                 rows.append(row)
             except ImageError as error:
                 unreadable[row] = str(error)
-            except ChangedImage as error:
+            except LoadingError as error:
                 return error
         side = self._resolution
         stacked = np.stack(squares) if squares else np.empty((0, 3, side, side), np.uint8)
@@ -88,17 +97,33 @@ class _Squares(TorchDataset["SquareBatch | ChangedImage"]):
 
     def _square(self, image: ImageRecord) -> np.ndarray:
         """One image as uint8 [3, R, R]."""
-        try:
-            data = self._dataset.read(image.id)
-        except OSError as error:
-            raise ImageError(f"cannot be read: {error.strerror or error}") from None
+        data = self._read(image.id)
         if hashlib.sha256(data).hexdigest() != image.sha256:
-            raise ChangedImage(
-                f"{image.id}: the file changed after it was listed; run the command again, "
-                "with a new --out if the old picture is already in the store"
-            )
+            raise ImageError("the file changed after it was listed; a new store takes the new one")
         picture = self._dataset.decode(image.id, data)
         return letterbox(picture, self._resolution, self._pad).transpose(2, 0, 1)
+
+    def _read(self, image_id: str) -> bytes:
+        """The file's bytes. A picture is given up only if the dataset no longer has it.
+
+        Any other failure may be the disk's or the network's: it is tried again, then it stops
+        the job, which can go on later.
+        """
+        for pause in (*RETRY_PAUSES, None):
+            try:
+                return self._dataset.read(image_id)
+            except FileNotFoundError as error:
+                if image_id not in self._listed:
+                    raise ImageError("no longer in the dataset") from None
+                reason = error.strerror
+            except OSError as error:
+                reason = error.strerror or str(error)
+            if pause is not None:
+                time.sleep(pause)
+        raise LoadingError(
+            f"{image_id}: cannot be read ({reason}); finished shards are kept, run the same "
+            "command again when it can be"
+        )
 
 
 def load_squares(
@@ -116,7 +141,7 @@ def load_squares(
         workers: processes; 0 decodes in this one.
 
     Raises:
-        ChangedImage: a file's bytes are not those that were hashed.
+        LoadingError: a file that is there cannot be read, or a worker died.
     """
     squares = _Squares(dataset, images, batches, resolution, pad)
     # Batches travel as numpy arrays through pipes: shared memory is small in many containers.
@@ -126,11 +151,31 @@ def load_squares(
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         collate_fn=_as_is,
+        worker_init_fn=_end_with_parent,
     )
-    for batch in loader:
-        if isinstance(batch, ChangedImage):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, LoadingError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LoadingError(
+            "a decoding process died (out of memory?); finished shards are kept, run the same "
+            "command again, with --set extraction.workers=0 if it happens again"
+        ) from None
+
+
+def _end_with_parent(worker: int) -> None:
+    """Set up a decoding process so that it neither outlives nor outshouts its parent."""
+    # Signals to the whole group (Ctrl-C, a scheduler's SIGTERM) are the parent's to answer: it
+    # then asks its workers to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # Killed, the parent cannot tell it; blocked on a full pipe, it would wait for ever.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def auto_workers(device: torch.device) -> int:

@@ -60,7 +60,8 @@ def make_plan(config: Config, out: Path | None = None, part: Part = WHOLE) -> Pl
         out: the store's folder if it is known; images it already has are not counted again.
         part: counts only this part's share of the images.
 
-    Raises DatasetError or BackboneError where the precompute itself would.
+    Raises DatasetError or BackboneError; the latter also for a hub checkpoint whose architecture
+    is not built in, since nothing is downloaded here.
     """
     dataset = open_configured(config)
     extraction = config.extraction

@@ -97,7 +97,7 @@ def precompute(
         provenance=job.provenance(),
     )
     tasks = [task for task in writer.pending() if part.owns(task.shard)]
-    log(f"store {out} ({fingerprint[:12]}): {len(tasks)} pieces of work to do")
+    log(f"store {out} ({fingerprint[:12]}): pieces of work to do: {len(tasks)}")
     if cluster is None:
         workers = config.extraction.workers
         if workers == "auto":

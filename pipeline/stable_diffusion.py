@@ -30,6 +30,10 @@ RANDOM_SEED = 0
 """Seed of `weights: random`: the same random networks for everybody."""
 
 
+_IDLE_KEYS = {"sample_size", "transformers_version", "torch_dtype", "dtype", "architectures"}
+"""Configuration keys that say nothing about what a network computes."""
+
+
 @dataclass(frozen=True)
 class StableDiffusion:
     """The frozen parts stage 1 uses, float32 on the CPU, without the VAE's decoder.
@@ -51,14 +55,13 @@ def load_stable_diffusion(config: SDConfig) -> StableDiffusion:
     Raises BackboneError for anything missing, truncated, pickled or mismatched.
     """
     folder = sd_folder(config.source, config.revision)
-    for name, stem in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model")):
-        read_json(folder / name / "config.json")
-        check_safetensors(folder / name, stem)
+    architecture = _read_architecture(folder)
+    for name in ("unet", "vae"):
+        check_safetensors(folder / name, "diffusion_pytorch_model")
     unet = _load_component(UNet2DConditionModel, folder / "unet")
     vae = _load_component(AutoencoderKL, folder / "vae")
-    scheduler = DDPMScheduler.from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
-    null_prompt, prompt_digest = _null_prompt(folder, unet.config.cross_attention_dim)
-    return _assemble(unet, vae, scheduler, null_prompt, prompt_digest, str(folder))
+    prompt = _null_prompt(folder, unet.config.cross_attention_dim)
+    return _assemble(unet, vae, architecture, prompt, str(folder))
 
 
 def random_stable_diffusion(config: SDConfig) -> StableDiffusion:
@@ -69,26 +72,20 @@ def random_stable_diffusion(config: SDConfig) -> StableDiffusion:
         unet, vae = build_architecture(architecture)
         shape = (1, architecture["prompt_tokens"], unet.config.cross_attention_dim)
         null_prompt = torch.randn(shape)
-    scheduler = DDPMScheduler.from_config(architecture["scheduler"])
-    prompt_digest = digest_tensors({"embedding": null_prompt})
-    return _assemble(unet, vae, scheduler, null_prompt, prompt_digest, config.source)
+    prompt = null_prompt, digest_tensors({"embedding": null_prompt})
+    return _assemble(unet, vae, architecture, prompt, config.source)
 
 
 def sd_architecture(config: SDConfig) -> dict[str, Any]:
     """The `unet`, `vae` and `scheduler` configurations of a source, without its weights."""
-    folder = Path(config.source).expanduser()
-    if folder.is_dir():
-        return {
-            "unet": read_json(folder / "unet" / "config.json"),
-            "vae": read_json(folder / "vae" / "config.json"),
-            "scheduler": read_json(folder / "scheduler" / "scheduler_config.json"),
-            "prompt_tokens": 77,
-        }
     names = preset_names("architecture")
     for name in names:
         architecture = yaml.safe_load(preset_text(f"architectures/{name}.yaml"))
         if config.source == name or config.source in architecture["hub_ids"]:
             return architecture
+    folder = Path(config.source).expanduser()
+    if folder.is_dir():
+        return {**_read_architecture(folder), "prompt_tokens": 77}
     raise BackboneError(
         f"{config.source}: its architecture is not built in (known: {', '.join(names)}); "
         "give a local folder with unet/config.json and vae/config.json"
@@ -105,14 +102,42 @@ def build_architecture(
     )
 
 
+def _read_architecture(folder: Path) -> dict[str, Any]:
+    return {
+        "unet": read_json(folder / "unet" / "config.json"),
+        "vae": read_json(folder / "vae" / "config.json"),
+        "scheduler": read_json(folder / "scheduler" / "scheduler_config.json"),
+    }
+
+
+def _alphas_cumprod(config: Mapping[str, Any], source: str) -> Tensor:
+    """The schedule's cumulative alphas, float32 [T]."""
+    try:
+        return DDPMScheduler.from_config(config).alphas_cumprod.float()
+    except Exception as error:
+        # Whatever diffusers makes of a schedule it cannot build.
+        raise BackboneError(
+            f"{source}: unusable scheduler_config.json ({one_line(error)})"
+        ) from None
+
+
+def _what_matters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a model's configuration that changes a number."""
+    private = {key for key in config if key.startswith("_")}
+    return {key: value for key, value in config.items() if key not in private | _IDLE_KEYS}
+
+
 def _assemble(
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
-    scheduler: DDPMScheduler,
-    null_prompt: Tensor,
-    prompt_digest: str,
+    architecture: Mapping[str, Any],
+    prompt: tuple[Tensor, str],
     source: str,
 ) -> StableDiffusion:
+    null_prompt, prompt_digest = prompt
+    alphas = _alphas_cumprod(architecture["scheduler"], source)
+    if not isinstance(vae.config.scaling_factor, int | float):
+        raise BackboneError(f"{source}: vae/config.json: scaling_factor is not a number")
     try:
         check_unet(unet)
     except UnsupportedUNet as error:
@@ -130,12 +155,9 @@ def _assemble(
         )
     # Only the encoder changes a number; the decoder would only take memory.
     del vae.decoder, vae.post_quant_conv
-    alphas = scheduler.alphas_cumprod.float()
     digests = {
-        "unet": digest_tensors(unet.state_dict()),
-        "vae": digest_tensors(
-            {**vae.state_dict(), "scaling_factor": torch.tensor(vae.config.scaling_factor)}
-        ),
+        "unet": digest_tensors(unet.state_dict(), _what_matters(architecture["unet"])),
+        "vae": digest_tensors(vae.state_dict(), _what_matters(architecture["vae"])),
         "null_prompt": prompt_digest,
         "scheduler": digest_tensors({"alphas_cumprod": alphas}),
     }
@@ -180,7 +202,7 @@ def _null_prompt(folder: Path, width: int) -> tuple[Tensor, str]:
         return _stored_prompt(stored)
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    read_json(folder / "text_encoder" / "config.json")
+    architecture = read_json(folder / "text_encoder" / "config.json")
     check_safetensors(folder / "text_encoder", "model")
     if not (folder / "tokenizer").is_dir():
         raise BackboneError(f"{folder / 'tokenizer'}: missing; download the whole checkpoint")
@@ -213,7 +235,9 @@ def _null_prompt(folder: Path, width: int) -> tuple[Tensor, str]:
     mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
     with torch.no_grad():
         embedding = encoder(tokens.input_ids, attention_mask=mask).last_hidden_state
-    digest = digest_tensors({**encoder.state_dict(), "token_ids": tokens.input_ids})
+    digest = digest_tensors(
+        {**encoder.state_dict(), "token_ids": tokens.input_ids}, _what_matters(architecture)
+    )
     return embedding, digest
 
 

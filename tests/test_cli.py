@@ -81,7 +81,8 @@ def test_plan_refuses_a_job_that_does_not_fit() -> None:
 
 def test_the_cache_commands(store: Path) -> None:
     listed = json.loads(run("cache", "ls", str(store.parent), "--json").stdout)
-    assert [Path(entry["path"]) for entry in listed] == [store]
+    assert [Path(entry["path"]) for entry in listed["stores"]] == [store]
+    assert listed["damaged"] == {}
     info = json.loads(run("cache", "info", str(store), "--json").stdout)
     assert info["n_images"] == info["n_committed"] == 6
     assert info["fingerprint"] in run("cache", "info", str(store)).stdout
@@ -100,6 +101,7 @@ def test_verify_exits_with_one_for_a_flipped_bit(tmp_path: Path) -> None:
     result = run("cache", "verify", str(out))
     assert result.exit_code == 1
     assert path.name in result.stdout
+    assert "to repair: delete commits/000000.json" in result.stdout
     assert run("cache", "verify", str(out), "--fast").exit_code == 0
 
 

@@ -54,6 +54,17 @@ def test_paths_are_found_beside_the_file_or_where_the_user_stands(
     assert load_config(path).dataset.root == tmp_path / "pictures"
     (elsewhere / "other").mkdir()
     assert load_config(path, ["dataset.root=other"]).dataset.root == Path("other")
+    # The file's own folder comes first; what is typed belongs to where one stands.
+    (elsewhere / "pictures").mkdir()
+    (elsewhere / "nano").mkdir()
+    assert load_config(path).dataset.root == tmp_path / "pictures"
+    assert load_config(path, ["dataset.root=pictures"]).dataset.root == Path("pictures")
+    assert load_config(path).backbone.sd.source == "nano"
+
+
+def test_an_empty_section_is_its_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path / "e.yaml", "{backbone: nano, dataset: shapes, extraction: }")
+    assert load_config(path) == load_config(path, ["extraction.seed=0"])
 
 
 def test_override_values_are_yaml() -> None:
@@ -85,6 +96,12 @@ def test_override_values_are_yaml() -> None:
         ("extraction.precision=float8", "precision"),
         ("dataset=tuberlim", "tuberlin"),
         ("backbone=[1", "not valid YAML"),
+        ("extraction.seed=2024-99-99", "not valid YAML"),
+        ("extraction.seed=" + "[" * 3000, "not valid YAML"),
+        ("extraction.timesteps=true", "timesteps"),
+        ("extraction.seed=yes", "--set extraction.seed=yes"),
+        ("dataset.root=2021", "must be a path"),
+        ("dataset.root=''", "empty"),
     ],
 )
 def test_a_bad_override_is_named_in_one_line(override: str, says: str) -> None:

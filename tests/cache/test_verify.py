@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import time
 
@@ -10,6 +11,7 @@ import pytest
 from cache import NotAStore, StoreError, StoreWriter, verify_store
 from cache.checksums import crc32c_of, sealed
 from cache.commits import ArrayCommit, read_commit
+from cache.files import TemporaryFile
 from cache.layout import commit_path, document_bytes
 from tests.cache.stores import (
     ARRAYS,
@@ -18,6 +20,7 @@ from tests.cache.stores import (
     QUANTISED,
     RECIPE,
     S3,
+    array_contents,
     contents,
     image_records,
     write,
@@ -203,3 +206,106 @@ def test_reading_needs_no_permission_to_write(tmp_path):
     (tmp_path / "store" / ".lock").unlink()
     assert verify_store(tmp_path / "store").sound
     assert not (tmp_path / "store" / ".lock").exists()
+
+
+def test_a_store_that_may_only_be_read_is_sound(store_path, monkeypatch):
+    """With the temporary of a dead writer in it, and on a system that refuses writing."""
+    (store_path / S3.name / ".c.9.0.0.0.abc.tmp").write_bytes(b"x")
+    held = TemporaryFile(store_path / S3.name / "c.8.0.0.0")
+    open_file = os.open
+
+    def read_only(file, flags, *rest, **others):
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise PermissionError(13, "Permission denied", str(file))
+        return open_file(file, flags, *rest, **others)
+
+    def no_temporaries(file, flags, *rest, **others):
+        if str(file).endswith(".tmp"):
+            raise PermissionError(13, "Permission denied", str(file))
+        return open_file(file, flags, *rest, **others)
+
+    expected = ({"in use", "left by a writer that was killed"}, {CANNOT_TELL})
+    for opened, whats in zip((read_only, no_temporaries), expected, strict=True):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", opened)
+            report = verify_store(store_path)
+        assert report.sound and report.remedy == ""
+        assert {note.what for note in report.notes} == whats
+    held.discard()
+
+
+CANNOT_TELL = "cannot tell whether in use: no permission to read it, or no locks here"
+
+
+def follow(remedy, path):
+    """Do what a remedy says about files; a range names its ends."""
+    for first, last in re.findall(r"commits/(\d+)\.json to commits/(\d+)\.json", remedy):
+        for shard in range(int(first), int(last) + 1):
+            commit_path(path, shard).unlink()
+    for name in re.sub(r"\S+ to \S+", "", remedy).replace(",", " ").split():
+        if "/" in name:
+            (path / name).unlink()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_following_the_remedy_repairs_commits_and_data(store_path, damage):
+    good = array_contents(store_path)
+    for name in contents(store_path):
+        if "/c." not in name and not name.startswith("commits/"):
+            continue
+        data = bytearray((store_path / name).read_bytes())
+        data[len(data) // 3] ^= 1
+        (store_path / name).write_bytes(data if damage == "flip" else data[: len(data) // 2])
+        if damage == "gone":
+            (store_path / name).unlink()
+        remedy = verify_store(store_path).remedy
+        assert "again" in remedy and "another folder" not in remedy and "\n" not in remedy
+        follow(remedy, store_path)
+        write(store_path, 11, quarantined={5})
+        report = verify_store(store_path)
+        assert (report.problems, report.notes, report.remedy) == ((), (), ""), name
+        assert array_contents(store_path) == good, name
+
+
+def test_a_remedy_deletes_no_more_than_it_must(store_path):
+    (store_path / S3.name / "c.1.0.0.0").write_bytes(b"")
+    (store_path / S3.name / "core").write_bytes(b"")
+    assert verify_store(store_path, full=False).remedy == (
+        f"move {S3.name}/core out of the store, then delete commits/000001.json, "
+        "then run every precompute that wrote to the store again"
+    )
+
+
+def test_what_is_not_computed_has_to_be_restored(store_path):
+    for name in ("zarr.json", "images.jsonl", f"{S3.name}/zarr.json", "sd/zarr.json"):
+        data = (store_path / name).read_bytes()
+        (store_path / name).write_bytes(b"{}")
+        report = verify_store(store_path)
+        assert name in {problem.where for problem in report.problems}
+        assert report.remedy.startswith("restore ") and name in report.remedy
+        assert report.remedy.endswith("or compute the store again in another folder")
+        (store_path / name).write_bytes(data)
+
+
+def test_findings_repeat_neither_their_path_nor_the_advice_to_verify(store_path):
+    for name, data in contents(store_path).items():
+        for kept in (None, len(data) // 2):
+            (store_path / name).unlink(missing_ok=True)
+            if kept is not None:
+                (store_path / name).write_bytes(data[:kept])
+            for full in (True, False):
+                for problem in verify_store(store_path, full).problems:
+                    assert str(store_path) not in problem.what
+                    assert not problem.what.startswith(problem.where)
+                    assert "cache verify" not in problem.what and "-1" not in problem.what
+        (store_path / name).write_bytes(data)
+
+
+def test_commits_without_metadata_are_a_damaged_store(store_path):
+    (store_path / "zarr.json").unlink()
+    (store_path / "images.jsonl").unlink()
+    report = verify_store(store_path)
+    assert [(problem.where, problem.what) for problem in report.problems] == [
+        ("zarr.json", "missing beside images or commits: damaged, not empty")
+    ]
+    assert report.remedy

@@ -84,11 +84,34 @@ def test_only_what_was_asked_for_is_pending(store_path):
         ShardTask(2, range(11, 12), (S3.name,)),
         ShardTask(3, range(12, 14), (S3.name,)),
     ]
-    # The first images alone are fine too; an image behind others that are missing is not.
+    # The first images alone are fine too; an image behind others brings these along, since a
+    # shard's rows have no gaps.
     new = ArraySpec("sd/t5/s3", (1, 1, 1), "float32")
     assert open_writer(store_path, 2, [new]).pending() == [ShardTask(0, range(2), (new.name,))]
-    with pytest.raises(StoreError, match=r"0\.png .*has no sd/t5/s3"):
-        StoreWriter.open(store_path, RECIPE, image_records(3)[2:], [new]).pending()
+    behind = StoreWriter.open(store_path, RECIPE, image_records(3)[2:], [new])
+    assert behind.pending() == [ShardTask(0, range(3), (new.name,))]
+
+
+def test_a_changed_file_is_refused_only_where_features_of_the_old_one_exist(tmp_path):
+    images = image_records(8)
+    writer = StoreWriter.open(tmp_path, RECIPE, images, [S3], shard_size=4)
+    with writer.shard(writer.pending()[0]) as shard:
+        shard.put(0, {S3.name: values(0, S3)})
+        shard.quarantine(1, "broken")
+        for row in (2, 3):
+            shard.put(row, {S3.name: values(row, S3)})
+        shard.commit()
+
+    def changed(row: int) -> list[ImageRecord]:
+        other = ImageRecord(images[row].id, "f" * 64, 1, 1)
+        return [*images[:row], other, *images[row + 1 :]]
+
+    with pytest.raises(StoreError, match=f"{images[0].id}: its file has changed"):
+        StoreWriter.open(tmp_path, RECIPE, changed(0), [S3])
+    for row in (1, 5):  # quarantined, not yet computed
+        again = StoreWriter.open(tmp_path, RECIPE, changed(row), [S3])
+        assert again.images == images
+        assert again.pending() == [ShardTask(1, range(4, 8), (S3.name,))]
 
 
 def test_an_existing_store_keeps_its_shard_size_and_provenance(tmp_path):

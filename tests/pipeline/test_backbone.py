@@ -220,3 +220,21 @@ def test_an_unreachable_hub_is_one_line(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     message = refusal(folder, sd=SDConfig(source="nobody/never-downloaded"))
     assert "backbone.sd.source" in message
+
+
+def test_the_same_weights_in_another_architecture_are_another_network(
+    folder: Path, damaged: Path
+) -> None:
+    """Heads and activations have no tensors of their own, and still change every number."""
+    plain = load_backbone(config(folder)).digests
+    path = damaged / "sd/unet/config.json"
+    document = json.loads(path.read_text())
+    document["attention_head_dim"] = [2 * n for n in document["attention_head_dim"]]
+    document["_name_or_path"] = "elsewhere"
+    path.write_text(json.dumps(document))
+    clip_json = next((damaged / "clip").glob("*.json"))
+    document = json.loads(clip_json.read_text())
+    document["quick_gelu"] = not document.get("quick_gelu", False)
+    clip_json.write_text(json.dumps(document))
+    changed = load_backbone(config(damaged)).digests
+    assert {name for name in changed if changed[name] != plain[name]} == {"unet", "clip"}

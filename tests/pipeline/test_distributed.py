@@ -17,6 +17,7 @@ from cache import verify_store
 from configs import Config, load_config
 from pipeline.compute import Progress
 from pipeline.distributed import Cluster, ClusterError
+from pipeline.loader import LoadingError
 from pipeline.precompute import precompute
 from tests.pipeline.test_precompute import array_bytes, run, world
 
@@ -105,7 +106,7 @@ def test_the_command_line_starts_workers_of_its_own(
 def test_what_a_worker_meets_is_one_line(
     world: Path, tmp_path: Path, cluster: LocalCluster
 ) -> None:
-    """A picture that changes while shards are handed out."""
+    """A picture that cannot be read when its shard's turn comes."""
     config = load_config(world / "config.yaml", [*SETS, "extraction.batch_size=1"])
     moved = config.dataset.model_copy(update={"root": tmp_path / "pictures"})
     config = config.model_copy(update={"dataset": moved})
@@ -114,13 +115,14 @@ def test_what_a_worker_meets_is_one_line(
         (tmp_path / "pictures" / f"{i}.png").write_bytes(
             next((world / "pictures").rglob("*.png")).read_bytes()
         )
-    changed = tmp_path / "pictures" / "3.png"
+    unreadable = tmp_path / "pictures" / "3.png"
 
     def log(line: str) -> None:
         if line.startswith("store"):
-            changed.write_bytes(changed.read_bytes() + b"more")
+            unreadable.unlink()
+            unreadable.mkdir()
 
-    with pytest.raises(ValueError, match=r"3\.png: the file changed"):
+    with pytest.raises(LoadingError, match=r"3\.png: cannot be read"):
         precompute(config, tmp_path / "s", cluster=Cluster(cluster.scheduler_address), log=log)
     assert verify_store(tmp_path / "s").sound
 

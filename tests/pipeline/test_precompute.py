@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 import zarr
@@ -246,6 +247,90 @@ def test_a_file_that_changed_is_never_mixed_in(world: Path, tmp_path: Path) -> N
     assert result.exit_code == 1
     assert paths[0].name in result.stderr
     assert array_bytes(tmp_path / "s") == before
+
+
+def test_a_vanished_or_replaced_picture_does_not_lock_the_store(
+    world: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "pictures"
+    paths = sorted(tiny.write_images(root, 6))
+    sets = (f"dataset.root={root}", "extraction.shard_size=2")
+    assert run(world, tmp_path / "s", *sets, extra=["--part", "1/3"]).exit_code == 0
+    paths[2].unlink()  # listed, not yet computed
+    Image.new("RGB", (20, 20), "red").save(paths[4])  # the same, but another picture now
+    result = run(world, tmp_path / "s", *sets, extra=["--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert "no longer in the dataset" in report["quarantined"][paths[2].name]
+    assert "changed" in report["quarantined"][paths[4].name]
+    assert report["n_shards_pending"] == 0
+    store = FeatureStore.open(tmp_path / "s")
+    assert len(store.readable(store.arrays)) == 4
+    # A picture repaired after its quarantine does not lock the others out either.
+    tiny.write_images(root / "more", 1)
+    assert run(world, tmp_path / "s", *sets).exit_code == 0
+    assert len(FeatureStore.open(tmp_path / "s").readable(store.arrays)) == 5
+
+
+def test_a_disk_that_fails_is_not_the_pictures_fault(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading is tried again; what stays unreadable stops the job and quarantines nothing."""
+    from pipeline.datasets.folder import FolderDataset
+
+    root = tmp_path / "pictures"
+    names = [path.name for path in sorted(tiny.write_images(root, 4))]
+    failures = {names[1]: 1, names[3]: 99}
+    scanned: set[str] = set()
+    read = FolderDataset.read
+
+    def flaky(self: FolderDataset, image_id: str) -> bytes:
+        if image_id in scanned and failures.get(image_id, 0) > 0:
+            failures[image_id] -= 1
+            raise OSError(5, "Input/output error")
+        scanned.add(image_id)
+        return read(self, image_id)
+
+    monkeypatch.setattr(FolderDataset, "read", flaky)
+    sets = (f"dataset.root={root}", "extraction.shard_size=2")
+    result = run(world, tmp_path / "s", *sets)
+    assert result.exit_code == 1
+    assert f"{names[3]}: cannot be read (Input/output error)" in result.stderr
+    store = FeatureStore.open(tmp_path / "s")
+    assert store.readable(store.arrays) == names[:2]
+    assert store.quarantined == {}
+    monkeypatch.undo()
+    assert run(world, tmp_path / "s", *sets).exit_code == 0
+    assert len(FeatureStore.open(tmp_path / "s").readable(store.arrays)) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent's death signal is Linux's")
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_decoding_processes_end_with_the_job(
+    world: Path, tmp_path: Path, end: signal.Signals
+) -> None:
+    """Killed, or with its whole group as a scheduler does it."""
+    command = [sys.executable, "-m", "cli", "precompute", str(world / "config.yaml")]
+    command += ["--out", str(tmp_path / "s"), "--set", "extraction.ensemble=500"]
+    command += ["--set", "extraction.workers=2", "--set", "extraction.batch_size=1"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    children: list[psutil.Process] = []
+    while process.poll() is None and len(children) < 2:
+        children = psutil.Process(process.pid).children()
+        time.sleep(0.02)
+    time.sleep(1.0)
+    if end == signal.SIGKILL:
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGTERM)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if end == signal.SIGKILL else 143)
+    assert "Traceback" not in stderr
+    assert verify_store(tmp_path / "s").sound
 
 
 def test_kill_at_any_moment_then_the_same_command(world: Path, store: Path, tmp_path: Path) -> None:
