@@ -38,7 +38,7 @@ class FileDataset(Dataset):
     Raises `DatasetError` where the root is missing or holds nothing that the adapter knows.
 
     Args:
-        root: the folder; links are followed as long as they stay inside it.
+        root: the folder; links are followed inside it, to folders not listed already.
         limit: at most so many images, evenly over categories (see `balanced_subset`).
     """
 

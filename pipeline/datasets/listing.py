@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -30,9 +31,11 @@ class Listing:
 def list_files(root: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Listing:
     """All files under `root` whose lower-case extension is in `suffixes`; none is opened.
 
-    Links are followed while they stay inside the root. Hidden entries, other extensions, links
-    that leave the root or lead round in a circle, special files, folders that cannot be listed
-    and names that are not UTF-8 are skipped with a reason.
+    Links are followed while they stay inside the root. Every folder is listed once, under its own
+    name where it has one that is not hidden, else under the link that sorts first; a link to a
+    file is one more file. Hidden entries, other extensions, links that leave the root or lead to
+    a folder that is listed already, special files, folders that cannot be listed and names that
+    are not UTF-8 are skipped with a reason.
     """
     walk = _Walk(os.path.realpath(root), suffixes)
     walk.run()
@@ -48,16 +51,16 @@ def summarise(skipped: Iterable[Skipped]) -> str:
     return f"{reasons.total():,} skipped: {parts}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class _Folder:
     """A folder still to be listed, at the real path `real`, under ids that begin with `prefix`.
 
-    `trail` holds the real folders in which the links that led here lie.
+    The order is that of listing: what a link has led to comes after the whole tree without links.
     """
 
-    real: str
+    linked: bool
     prefix: str
-    trail: tuple[str, ...] = ()
+    real: str
 
 
 class _Walk:
@@ -68,18 +71,29 @@ class _Walk:
         self.suffixes = suffixes
         self.files: list[str] = []
         self.skipped: list[Skipped] = []
-        self.pending = [_Folder(root, "")]
+        self.pending = [_Folder(False, "", root)]
+        self.listed: set[tuple[int, int]] = set()
+        """Device and inode of every folder: a few links among folders make paths without end."""
 
     def run(self) -> None:
         while self.pending:
-            folder = self.pending.pop()
+            folder = heapq.heappop(self.pending)
             try:
-                with os.scandir(folder.real) as entries:
-                    for entry in entries:
-                        self._entry(entry, folder)
+                self._folder(folder)
             except OSError as error:
                 path = folder.prefix.rstrip("/") or "."
                 self._skip(path, f"cannot be listed ({error.strerror})")
+
+    def _folder(self, folder: _Folder) -> None:
+        status = os.stat(folder.real)
+        identity = (status.st_dev, status.st_ino)
+        if identity in self.listed:
+            self._skip(folder.prefix.rstrip("/"), "link to a folder that is listed already")
+            return
+        self.listed.add(identity)
+        with os.scandir(folder.real) as entries:
+            for entry in entries:
+                self._entry(entry, folder)
 
     def _entry(self, entry: os.DirEntry[str], folder: _Folder) -> None:
         path = folder.prefix + entry.name
@@ -88,29 +102,26 @@ class _Walk:
         elif entry.name.startswith("."):
             self._skip(path, "hidden")
         elif entry.is_symlink():
-            self._link(entry, path, folder)
+            self._link(entry, path)
         elif entry.is_dir(follow_symlinks=False):
-            self.pending.append(_Folder(entry.path, path + "/", folder.trail))
+            heapq.heappush(self.pending, _Folder(folder.linked, path + "/", entry.path))
         elif entry.is_file(follow_symlinks=False):
             self._file(path)
         else:
             self._skip(path, "not a regular file")
 
-    def _link(self, entry: os.DirEntry[str], path: str, folder: _Folder) -> None:
+    def _link(self, entry: os.DirEntry[str], path: str) -> None:
         target = os.path.realpath(entry.path)
-        trail = (*folder.trail, folder.real)
         if not os.path.exists(target):
             self._skip(path, "broken link")
         elif not _lies_in(target, self.root):
             self._skip(path, "link out of the root")
         elif os.path.isfile(target):
             self._file(path)
-        elif not os.path.isdir(target):
-            self._skip(path, "not a regular file")
-        elif any(_lies_in(visited, target) for visited in trail):
-            self._skip(path, "link back to a folder it lies in")
+        elif os.path.isdir(target):
+            heapq.heappush(self.pending, _Folder(True, path + "/", target))
         else:
-            self.pending.append(_Folder(target, path + "/", trail))
+            self._skip(path, "not a regular file")
 
     def _file(self, path: str) -> None:
         suffix = os.path.splitext(path)[1]
