@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cache import FeatureStore, ShardTask, StoreWriter
+from cache import ShardTask, StoreWriter
 from pipeline.job import Job
-from pipeline.latents import LatentBatch, latents_suffice, load_latents
+from pipeline.latents import LatentBatch, load_latents, store_of_latents
 from pipeline.loader import RowBatch, SquareBatch, load_squares
 from pipeline.sink import FeatureBatch, ShardSink
 
@@ -110,8 +110,8 @@ def _inputs(
 ) -> Iterator[SquareBatch | LatentBatch]:
     """Decoded pictures, or stored latents where these are enough."""
     batches = list(_batches(tasks, job.extractor.batch_size))
-    store = FeatureStore.open(writer.path)
-    if latents_suffice(store, tasks, injected=job.extractor.injection is not None):
+    store = store_of_latents(writer.path, tasks, injected=job.extractor.injection is not None)
+    if store is not None:
         return load_latents(store, batches)
     return load_squares(
         job.dataset,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -24,15 +25,20 @@ class LatentBatch:
     seconds: float
 
 
-def latents_suffice(store: FeatureStore, tasks: Sequence[ShardTask], injected: bool) -> bool:
-    """Whether every task only adds plain SD layers to images whose latents are in the store."""
+def store_of_latents(path: Path, tasks: Sequence[ShardTask], injected: bool) -> FeatureStore | None:
+    """The store, if every task only adds plain SD layers to images whose latents are in it.
+
+    It is opened only where the tasks leave that possible: a large store takes a second to open.
+    """
     needs_pixels = {LATENT, CLIP_TOKENS, CLIP_POOLED}
     if injected or any(needs_pixels & set(task.arrays) for task in tasks):
-        return False
+        return None
+    store = FeatureStore.open(path)
     committed = store.committed.get(LATENT)
-    return committed is not None and all(
+    suffices = committed is not None and all(
         committed[task.rows.start : task.rows.stop].all() for task in tasks
     )
+    return store if suffices else None
 
 
 def load_latents(store: FeatureStore, batches: Sequence[RowBatch]) -> Iterator[LatentBatch]:

@@ -70,7 +70,6 @@ class _Squares(TorchDataset["SquareBatch | LoadingError"]):
         pad: Pad,
     ) -> None:
         self._dataset = dataset
-        self._listed = frozenset(dataset.ids)
         self._images = {row: images[row] for batch in batches for row in batch.rows}
         self._batches = batches
         self._resolution = resolution
@@ -113,7 +112,7 @@ class _Squares(TorchDataset["SquareBatch | LoadingError"]):
             try:
                 return self._dataset.read(image_id)
             except FileNotFoundError as error:
-                if image_id not in self._listed:
+                if image_id not in self._dataset.ids:
                     raise ImageError("no longer in the dataset") from None
                 reason = error.strerror
             except OSError as error:

@@ -24,6 +24,14 @@ UNET_CHANNELS = (32, 64, 64, 64)
 TEXT_WIDTH = 32
 PROMPT_LENGTH = 16
 SITES = ("down.0", "down.1", "down.2", "down.3", "up.0", "up.1", "up.2")
+SITE_SETS = {
+    "none": (),
+    "down": SITES[:4],
+    "up": SITES[4:],
+    "some": ("down.1", "down.3", "up.1"),
+    "all": SITES,
+}
+"""Sets of injection sites that the UNet's implementations are compared on."""
 
 Family = Literal["sd2", "sd15"]
 

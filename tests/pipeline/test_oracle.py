@@ -38,13 +38,6 @@ LAYERS = ("s3", "s4", "s5")
 TOLERANCE = 1e-5  # float32, between two orders of the same operations
 TIMESTEP = 195
 
-SITE_SETS = {
-    "none": (),
-    "down": tiny.SITES[:4],
-    "up": tiny.SITES[4:],
-    "some": ("down.1", "down.3", "up.1"),
-    "all": tiny.SITES,
-}
 SIZES = [(8, 8), (16, 8), (6, 6), (7, 7), (9, 5), (1, 1), (2, 3)]  # latent cells, height x width
 SHAPES = [("sd2", 1), ("sd2", 2), ("sd15", 1)]  # family, layers per block
 
@@ -91,7 +84,7 @@ class TestTwoImplementations:
         assert largest_difference(spelled, hooked) < TOLERANCE
 
     @pytest.mark.parametrize("batch", [1, 3])
-    @pytest.mark.parametrize("sites", SITE_SETS.values(), ids=SITE_SETS)
+    @pytest.mark.parametrize("sites", tiny.SITE_SETS.values(), ids=tiny.SITE_SETS)
     def test_agree_for_every_site_set_and_batch(
         self, unet: UNet2DConditionModel, sites: tuple[str, ...], batch: int
     ) -> None:

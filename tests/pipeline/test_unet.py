@@ -29,13 +29,6 @@ from tests.support import as_module
 
 LAYERS = ("s3", "s4", "s5")
 TIMESTEP = 195
-SITE_SETS = {
-    "none": (),
-    "down": tiny.SITES[:4],
-    "up": tiny.SITES[4:],
-    "some": ("down.1", "down.3", "up.1"),
-    "all": tiny.SITES,
-}
 SIZES = [(8, 8), (7, 7), (9, 5), (2, 3), (42, 42)]  # latent cells; 42 is the paper's
 FAMILIES = [("sd2", 1), ("sd2", 2), ("sd15", 2)]
 
@@ -59,7 +52,7 @@ def assert_close(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> No
         torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("sites", SITE_SETS.values(), ids=SITE_SETS)
+@pytest.mark.parametrize("sites", tiny.SITE_SETS.values(), ids=tiny.SITE_SETS)
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
 @torch.no_grad()
 def test_equals_both_references(
