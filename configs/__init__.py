@@ -8,7 +8,9 @@ from configs.schema import (
     DatasetConfig,
     ExtractionConfig,
     SDConfig,
+    TimmConfig,
 )
+from configs.train import TrainConfig
 
 __all__ = [
     "BackboneConfig",
@@ -18,6 +20,8 @@ __all__ = [
     "DatasetConfig",
     "ExtractionConfig",
     "SDConfig",
+    "TimmConfig",
+    "TrainConfig",
     "load_config",
     "preset_names",
     "preset_text",

@@ -8,6 +8,8 @@ the file's folder if they exist there, and to the working directory otherwise.
 from __future__ import annotations
 
 import difflib
+import types
+import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     _resolve_paths(document, path.parent)
     for override in overrides:
         _apply(document, override)
+    document["train"] = _with_task_defaults(document.get("task"), document.get("train"))
     document.setdefault("name", path.stem)
     # `extraction:` with nothing below it means the defaults.
     document = {key: value for key, value in document.items() if value is not None}
@@ -115,6 +118,21 @@ def _expand(section: str, name: str, beside: Path) -> dict[str, Any]:
     )
 
 
+def _with_task_defaults(task: Any, train: Any) -> Any:
+    """`train` laid over what `configs/tasks` says of the task."""
+    path = HERE / SECTIONS["task"] / f"{task}.yaml"
+    if not (isinstance(task, str) and path.parent == HERE / SECTIONS["task"] and path.is_file()):
+        return train  # The schema says what is wrong with the task's name.
+    return _overlaid(_read_mapping(path), {} if train is None else train)
+
+
+def _overlaid(below: Any, above: Any) -> Any:
+    """Mappings key by key, anything else replaced."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _overlaid(below.get(key), value) for key, value in above.items()}
+
+
 def _apply(document: dict[str, Any], override: str) -> None:
     """Set one dotted key; the value is read as YAML, so `null`, `true` and `[1, 2]` work."""
     dotted, equals, text = override.partition("=")
@@ -142,7 +160,7 @@ def _apply(document: dict[str, Any], override: str) -> None:
 
 
 def _check_key(keys: Sequence[str], dotted: str) -> None:
-    """Refuse a dotted key the schema does not have; below `train`, anything goes for now."""
+    """Refuse a dotted key the schema does not have."""
     model: type[BaseModel] | None = Config
     for depth, key in enumerate(keys):
         if model is None:
@@ -150,14 +168,17 @@ def _check_key(keys: Sequence[str], dotted: str) -> None:
         if key not in model.model_fields:
             nearest = _nearest(dotted, list(_dotted_keys(Config)))
             raise ConfigError(f"--set {dotted}: no such key{nearest}")
-        if keys[0] == "train":
-            return
-        model = _section(model.model_fields[key])
+        field = model.model_fields[key]
+        if typing.get_origin(field.annotation) is dict:
+            return  # Whoever uses the mapping knows its keys.
+        model = _section(field)
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
     """The model of a field that is a section of its own, None for a plain value."""
     kind: Any = field.annotation
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
@@ -175,6 +196,8 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
         ("backbone", "sd", "source"),
         ("backbone", "clip", "model"),
         ("backbone", "clip", "pretrained"),
+        ("backbone", "timm", "model"),
+        ("backbone", "timm", "pretrained"),
         ("dataset", "root"),
         ("dataset", "masks"),
         ("extraction", "injection"),
@@ -185,8 +208,12 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
             node = node.get(section) if isinstance(node, dict) else None
         if not isinstance(node, dict) or not isinstance(node.get(key), str):
             continue
+        if node[key] == "":
+            continue  # Not this folder: the schema says what is wrong with it.
         if node[key] in preset_names("architecture"):
             continue  # A folder that happens to be called `nano` is not meant.
+        if key == "model" and not node[key].endswith(".json"):
+            continue  # Nor one that is called like a model.
         value = Path(node[key]).expanduser()
         if value.is_absolute():
             node[key] = str(value)
@@ -209,10 +236,12 @@ def _first_problem(error: ValidationError) -> tuple[str, str]:
 
 
 def _nearest(name: str, valid: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+    leaf = name.rsplit(".", 1)[-1]
+    # Of keys that end alike the first counts: stage 1 comes before stage 2.
+    by_leaf = {key.rsplit(".", 1)[-1]: key for key in reversed(valid)}
+    close = [by_leaf[leaf]] if leaf in by_leaf else []
+    close = close or difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
     if not close:
-        leaf = name.rsplit(".", 1)[-1]
-        by_leaf = {key.rsplit(".", 1)[-1]: key for key in valid}
         match = difflib.get_close_matches(leaf, list(by_leaf), n=1, cutoff=0.6)
         close = [by_leaf[match[0]]] if match else []
     return f"; did you mean {close[0]}?" if close else ""

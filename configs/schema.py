@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-Layer = Literal["s3", "s4", "s5"]
+from configs.base import FilePath, Layer, Section, Whole, one_is_a_list_of_one
+from configs.train import TrainConfig
+
 Precision = Literal["float32", "bfloat16", "float16"]
 StoreDtype = Literal["float32", "float16", "int8"]
 Pad = Literal["edge", "black", "white", "stretch"]
+Site = Literal["down.0", "down.1", "down.2", "down.3", "up.0", "up.1", "up.2"]
 TaskName = Literal["correspondence", "retrieval", "fine_grained", "recognition", "segmentation"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Whole = Annotated[int, Field(strict=True)]
-"""A whole number; `true` and `yes` are none."""
-
-
-def _not_empty(value: Any) -> Any:
-    if value == "":
-        raise ValueError("is empty; give a path, or null for none")
-    return value
-
-
-FilePath = Annotated[Path, BeforeValidator(_not_empty)]
-
-
-class SDConfig(_Section):
+class SDConfig(Section):
     """Where Stable Diffusion comes from."""
 
     source: str
@@ -40,7 +25,7 @@ class SDConfig(_Section):
     """Branch, tag or commit on the hub; null takes the default branch."""
 
 
-class ClipConfig(_Section):
+class ClipConfig(Section):
     """Where CLIP's visual tower comes from."""
 
     model: str
@@ -49,19 +34,47 @@ class ClipConfig(_Section):
     """An open_clip tag, or the path of a local weights file; unused with `weights: random`."""
 
 
-class BackboneConfig(_Section):
-    """The two frozen networks and the side of the square they look at."""
+class TimmConfig(Section):
+    """A vision transformer of timm, for baselines such as DINO."""
+
+    model: str
+    """A timm model name, with or without a tag, or the path of a timm JSON configuration."""
+    pretrained: FilePath | None = None
+    """A local safetensors file; null takes timm's weights for this name from the hub."""
+
+
+class BackboneConfig(Section):
+    """The frozen networks and the side of the square they look at: `sd` and `clip`, or `timm`."""
 
     name: str | None = None
-    sd: SDConfig
-    clip: ClipConfig
+    sd: SDConfig | None = None
+    clip: ClipConfig | None = None
+    timm: TimmConfig | None = None
     resolution: Whole = Field(ge=16, le=4096)
-    """Side in pixels of the square that both networks are given."""
+    """Side in pixels of the square that every network is given."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random`: the same architecture with seeded random weights, without a download."""
 
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> BackboneConfig:
+        if self.timm is not None and (self.sd is not None or self.clip is not None):
+            raise ValueError("give either sd and clip, or timm, not both")
+        if self.timm is None and (self.sd is None or self.clip is None):
+            missing = "clip" if self.sd else "sd" if self.clip else None
+            raise ValueError(
+                f"{missing} is missing: sd and clip go together"
+                if missing
+                else "give either sd and clip, or timm"
+            )
+        return self
 
-class DatasetConfig(_Section):
+    @property
+    def label(self) -> str:
+        """What to call it where people read."""
+        return self.name or (self.timm.model if self.timm else self.sd.source if self.sd else "")
+
+
+class DatasetConfig(Section):
     """Which images."""
 
     name: str
@@ -77,6 +90,8 @@ class DatasetConfig(_Section):
     """`shapes`: side of an image in pixels."""
     masks: FilePath | None = None
     """`sketchy`: a folder of foreground masks."""
+    also: tuple[DatasetConfig, ...] = ()
+    """Further datasets, each a mapping like this one, read as if they were part of it."""
 
     def options(self) -> dict[str, Any]:
         """The keys that were given and that only some datasets understand."""
@@ -84,13 +99,15 @@ class DatasetConfig(_Section):
         return {key: value for key, value in values.items() if value is not None}
 
 
-class ExtractionConfig(_Section):
+class ExtractionConfig(Section):
     """What stage 1 computes, and how. Only the first group of keys changes a number."""
 
     timesteps: tuple[Whole, ...] = (195,)
     """Diffusion timesteps, each an array of its own in the store."""
     layers: tuple[Layer, ...] = ("s3", "s4", "s5")
     """Outputs of up blocks 2, 1 and 0, after injection."""
+    prefix: Site | None = None
+    """Store also what precedes this injection site, the first that will be trained; null: don't."""
     ensemble: Whole = Field(default=1, ge=1, le=1024)
     """Noise draws per image and timestep, averaged in float32."""
     seed: Whole = Field(default=0, ge=0)
@@ -113,10 +130,7 @@ class ExtractionConfig(_Section):
     shard_size: Whole = Field(default=64, ge=1, le=4096)
     """Images per shard of a new store; an existing store keeps its own."""
 
-    @field_validator("timesteps", "layers", mode="before")
-    @classmethod
-    def _one_is_a_list_of_one(cls, value: Any) -> Any:
-        return [value] if isinstance(value, int | str) else value
+    _as_list = field_validator("timesteps", "layers", mode="before")(one_is_a_list_of_one)
 
     @field_validator("timesteps")
     @classmethod
@@ -147,7 +161,7 @@ class ExtractionConfig(_Section):
         return value
 
 
-class Config(_Section):
+class Config(Section):
     """A whole configuration file."""
 
     name: str = "sketchfusion"
@@ -155,5 +169,5 @@ class Config(_Section):
     dataset: DatasetConfig
     extraction: ExtractionConfig = ExtractionConfig()
     task: TaskName | None = None
-    train: dict[str, Any] = Field(default_factory=dict)
+    train: TrainConfig = TrainConfig()
     """Settings of stage 2; stage 1 does not read them."""

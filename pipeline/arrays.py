@@ -9,6 +9,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from cache import ArraySpec, Recipe
 from configs import ExtractionConfig
+from pipeline.checkpoints import BackboneError
+from pipeline.prefix import prefix_shapes
 from pipeline.strokes import RENDER_SIDE
 from pipeline.unet import LAYER_SITE, site_channels
 
@@ -19,17 +21,29 @@ LATENT = "vae/latent"
 
 @dataclass(frozen=True)
 class Geometry:
-    """Shapes per image: latent [4, h, w], token map [D, h, w], embedding E, layers [C, h, w]."""
+    """Shapes per image: latent [4, h, w], token map [D, h, w], embedding E, layers [C, h, w].
+
+    `prefixes` holds, by injection site, the shapes [C, h, w] of the parts of a prefix.
+    """
 
     latent: tuple[int, int, int]
     tokens: tuple[int, int, int]
     embedding: int
     layers: Mapping[str, tuple[int, int, int]]
+    prefixes: Mapping[str, Mapping[str, tuple[int, int, int]]]
 
 
 def layer_array(timestep: int, layer: str) -> str:
     """Name of the array that holds one layer at one timestep."""
     return f"sd/t{timestep}/{layer}"
+
+
+def prefix_array(timestep: int, site: str, draw: int, part: str) -> str:
+    """Name of the array that holds one part of the prefix of one noise draw at a site.
+
+    Array names have no dots: at `down.0` they are `prefix/t195/down0/draw0/hidden` and so on.
+    """
+    return f"prefix/t{timestep}/{site.replace('.', '')}/draw{draw}/{part}"
 
 
 def feature_geometry(
@@ -52,11 +66,15 @@ def feature_geometry(
         if site in channels:
             level = levels[-2 - int(site.removeprefix("up."))]
             layers[layer] = (channels[site], level, level)
-    return Geometry((vae.config.latent_channels, side, side), tokens, embedding, layers)
+    latent = (vae.config.latent_channels, side, side)
+    return Geometry(latent, tokens, embedding, layers, prefix_shapes(unet, side))
 
 
 def array_specs(geometry: Geometry, extraction: ExtractionConfig) -> list[ArraySpec]:
-    """The arrays of an extraction; latents and descriptors are always float32."""
+    """The arrays of an extraction; latents and descriptors are always float32.
+
+    Raises BackboneError where the UNet lacks the prefix's site.
+    """
     maps = [
         ArraySpec(layer_array(timestep, layer), geometry.layers[layer], extraction.store_dtype)
         for timestep in extraction.timesteps
@@ -64,6 +82,7 @@ def array_specs(geometry: Geometry, extraction: ExtractionConfig) -> list[ArrayS
     ]
     return [
         *maps,
+        *_prefix_specs(geometry, extraction),
         ArraySpec(CLIP_TOKENS, geometry.tokens, extraction.store_dtype),
         ArraySpec(CLIP_POOLED, (geometry.embedding,), "float32"),
         ArraySpec(LATENT, geometry.latent, "float32"),
@@ -74,6 +93,32 @@ def wanted_layers(arrays: Sequence[str], timestep: int) -> list[str]:
     """The layers of one timestep among array names."""
     prefix = f"sd/t{timestep}/"
     return [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
+
+
+def wants_prefix(arrays: Sequence[str], timestep: int) -> bool:
+    """Whether array names hold a prefix of one timestep."""
+    return any(name.startswith(f"prefix/t{timestep}/") for name in arrays)
+
+
+def _prefix_specs(geometry: Geometry, extraction: ExtractionConfig) -> list[ArraySpec]:
+    """A prefix belongs to one noise draw: the mean over an ensemble is nowhere the UNet has been.
+
+    A float32 store keeps it exactly. Otherwise it is float16, in an int8 store too: every later
+    block builds on it.
+    """
+    site = extraction.prefix
+    if site is None:
+        return []
+    if site not in geometry.prefixes:
+        known = ", ".join(geometry.prefixes)
+        raise BackboneError(f"extraction.prefix: this UNet has no site {site}, only {known}")
+    dtype = "float32" if extraction.store_dtype == "float32" else "float16"
+    return [
+        ArraySpec(prefix_array(timestep, site, draw, part), shape, dtype)
+        for timestep in extraction.timesteps
+        for draw in range(extraction.ensemble)
+        for part, shape in geometry.prefixes[site].items()
+    ]
 
 
 def make_recipe(

@@ -9,39 +9,38 @@ import torch
 from torch import Tensor
 
 from configs import ExtractionConfig
-from pipeline.arrays import CLIP_POOLED, CLIP_TOKENS, LATENT, layer_array, wanted_layers
+from pipeline.arrays import (
+    CLIP_POOLED,
+    CLIP_TOKENS,
+    LATENT,
+    layer_array,
+    prefix_array,
+    wanted_layers,
+    wants_prefix,
+)
 from pipeline.backbone import Backbone
 from pipeline.injection import Injection
 from pipeline.noise import draw_noise
+from pipeline.prefix import features_and_prefix
 
 
 class ExtractionError(RuntimeError):
     """The accelerator could not compute even one image."""
 
 
-class Extractor:
-    """Computes the arrays of batches of images, in bounded memory.
+class BaseExtractor:
+    """Computes the arrays of batches of images, in passes that fit into the device's memory.
 
     Args:
-        backbone: the frozen networks.
-        extraction: timesteps, layers, ensemble, seed.
-        injection: convolutions to inject, or None for plain SD.
-        batch_size: UNet samples (images x noise draws) in one pass; halved, for good, whenever
-            the device runs out of memory.
+        device: where the networks are.
+        batch_size: images in one pass; halved, for good, whenever the device runs out of memory.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        extraction: ExtractionConfig,
-        injection: Injection | None,
-        batch_size: int,
-    ) -> None:
-        self.backbone = backbone
-        self.extraction = extraction
-        self.injection = injection
-        if injection is not None:
-            injection.to(backbone.device, backbone.dtype)
+    takes_latents = False
+    """Whether stored latents may do instead of pixels where only UNet layers are asked for."""
+
+    def __init__(self, device: torch.device, batch_size: int) -> None:
+        self.device = device
         self.batch_size = batch_size
 
     def __call__(
@@ -51,25 +50,13 @@ class Extractor:
 
         Raises ExtractionError if a single image does not fit into memory.
         """
-        return self._in_passes(
-            len(squares), lambda part: self._from_pixels(squares[part], sha256s[part], arrays)
-        )
+        raise NotImplementedError
 
     def from_latents(
         self, latents: Tensor, sha256s: Sequence[str], arrays: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """The same for UNet layers alone, of stored latents [B, 4, h, w]: no VAE, no CLIP.
-
-        For plain SD only: an injection needs CLIP's tokens as they were computed, and the store
-        may have rounded them. Raises as above.
-        """
-        device = self.backbone.device
-
-        def compute(part: slice) -> dict[str, np.ndarray]:
-            features = self._layers(latents[part].to(device), sha256s[part], arrays, {})
-            return {name: features[name].cpu().numpy() for name in arrays}
-
-        return self._in_passes(len(latents), compute)
+        """The same of stored latents [B, 4, h, w], if `takes_latents`."""
+        raise NotImplementedError
 
     def _in_passes(
         self, n_images: int, compute: Callable[[slice], dict[str, np.ndarray]]
@@ -94,12 +81,65 @@ class Extractor:
     def _halve(self, error: RuntimeError) -> None:
         if self.batch_size == 1:
             raise ExtractionError(
-                f"one image does not fit into the memory of {self.backbone.device}: use a smaller "
+                f"one image does not fit into the memory of {self.device}: use a smaller "
                 "backbone.resolution or extraction.precision=bfloat16"
             ) from error
         self.batch_size //= 2
-        if self.backbone.device.type == "cuda":
+        if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+class Extractor(BaseExtractor):
+    """Runs VAE, CLIP and UNet.
+
+    Args:
+        backbone: the frozen networks.
+        extraction: timesteps, layers, prefix, ensemble, seed.
+        injection: convolutions to inject, or None for plain SD.
+        batch_size: UNet samples (images x noise draws) in one pass; halved, for good, whenever
+            the device runs out of memory.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        extraction: ExtractionConfig,
+        injection: Injection | None,
+        batch_size: int,
+    ) -> None:
+        super().__init__(backbone.device, batch_size)
+        self.backbone = backbone
+        self.extraction = extraction
+        self.injection = injection
+        self.takes_latents = injection is None
+        if injection is not None:
+            injection.to(backbone.device, backbone.dtype)
+
+    def __call__(
+        self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Float32 arrays [B, ...] by name, of uint8 squares [B, 3, R, R] and content hashes.
+
+        Raises ExtractionError if a single image does not fit into memory.
+        """
+        return self._in_passes(
+            len(squares), lambda part: self._from_pixels(squares[part], sha256s[part], arrays)
+        )
+
+    def from_latents(
+        self, latents: Tensor, sha256s: Sequence[str], arrays: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """The same for layers and prefixes alone, of stored latents [B, 4, h, w]: no VAE, no CLIP.
+
+        For plain SD only: an injection needs CLIP's tokens as they were computed, and the store
+        may have rounded them. Raises as above.
+        """
+
+        def compute(part: slice) -> dict[str, np.ndarray]:
+            features = self._layers(latents[part].to(self.device), sha256s[part], arrays, {})
+            return {name: features[name].cpu().numpy() for name in arrays}
+
+        return self._in_passes(len(latents), compute)
 
     def _from_pixels(
         self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
@@ -127,31 +167,37 @@ class Extractor:
         arrays: Sequence[str],
         projected: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        """The layers among `arrays`, timestep by timestep."""
+        """The layers and prefixes among `arrays`, timestep by timestep."""
         found: dict[str, Tensor] = {}
         for timestep in self.extraction.timesteps:
             layers = wanted_layers(arrays, timestep)
-            if layers:
-                features = self._average_draws(z0, sha256s, timestep, layers, projected)
+            site = self.extraction.prefix if wants_prefix(arrays, timestep) else None
+            if layers or site:
+                features, prefixes = self._all_draws(z0, sha256s, timestep, layers, site, projected)
                 found |= {layer_array(timestep, layer): v for layer, v in features.items()}
+                found |= prefixes
         return found
 
-    def _average_draws(
+    def _all_draws(
         self,
         z0: Tensor,
         sha256s: Sequence[str],
         timestep: int,
         layers: Sequence[str],
+        site: str | None,
         projected: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Mean over the ensemble's noise draws, in float32, as layer -> [B, C, h, w].
 
+        Beside it, where `site` is given, each draw's prefix there, by array name and on the CPU.
+
         Images and draws are folded into one list, image by image, and cut into passes of at most
-        `batch_size`: memory does not grow with the ensemble.
+        `batch_size`: the device's memory does not grow with the ensemble.
         """
         n_draws = self.extraction.ensemble
         shape = tuple(z0.shape[1:])
         sums: dict[str, Tensor] = {}
+        prefixes: dict[str, Tensor] = {}
         samples = [(row, draw) for row in range(len(z0)) for draw in range(n_draws)]
         for start in range(0, len(samples), self.batch_size):
             chunk = samples[start : start + self.batch_size]
@@ -160,17 +206,27 @@ class Extractor:
                 [draw_noise(shape, seed, sha256s[row], timestep, draw) for row, draw in chunk]
             )
             rows = torch.tensor([row for row, _ in chunk], device=z0.device)
-            features = self.backbone.unet_features(
-                z0[rows], noise, timestep, layers, projected, rows
-            )
+            if site is None:
+                features = self.backbone.unet_features(
+                    z0[rows], noise, timestep, layers, projected, rows
+                )
+            else:
+                features, parts = features_and_prefix(
+                    self.backbone, z0[rows], noise, timestep, layers, site, projected, rows
+                )
+                for part, values in parts.items():
+                    for (row, draw), value in zip(chunk, values.cpu(), strict=True):
+                        name = prefix_array(timestep, site, draw, part)
+                        whole = prefixes.setdefault(name, value.new_empty((len(z0), *value.shape)))
+                        whole[row] = value
             if n_draws == 1 and len(chunk) == len(samples):
-                return features
+                return features, prefixes
             for layer, values in features.items():
                 total = sums.setdefault(layer, values.new_zeros((len(z0), *values.shape[1:])))
                 # Row by row: index_add_ would add in an unspecified order on CUDA.
                 for (row, _), value in zip(chunk, values, strict=True):
                     total[row] += value
-        return {layer: total / n_draws for layer, total in sums.items()}
+        return {layer: total / n_draws for layer, total in sums.items()}, prefixes
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import diffusers
 import open_clip
+import timm
 import torch
 
 from cache import ArraySpec, Recipe
@@ -17,8 +18,17 @@ from pipeline.arrays import array_specs, feature_geometry, make_recipe
 from pipeline.backbone import load_backbone
 from pipeline.datasets import open_dataset
 from pipeline.datasets.base import Dataset
-from pipeline.extract import Extractor, auto_batch_size
+from pipeline.datasets.union import UnionDataset
+from pipeline.extract import BaseExtractor, Extractor, auto_batch_size
 from pipeline.injection import load_injection
+from pipeline.prefix import site_digests
+from pipeline.vision import (
+    VisionExtractor,
+    check_extraction,
+    load_vision,
+    vision_recipe,
+    vision_specs,
+)
 
 
 @dataclass(frozen=True)
@@ -27,21 +37,25 @@ class Job:
 
     config: Config
     dataset: Dataset
-    extractor: Extractor
+    extractor: BaseExtractor
     recipe: Recipe
     specs: Sequence[ArraySpec]
+    injection_sites: Mapping[str, str]
+    """SHA-256 of each injected site's weights, as they are in the file."""
 
     def provenance(self) -> dict[str, Any]:
         """What makes the store but changes no number; it is recorded beside the recipe."""
         return {
             "backbone": self.config.backbone.model_dump(mode="json"),
             "dataset": self.config.dataset.name,
-            "device": str(self.extractor.backbone.device),
+            "injection": dict(self.injection_sites),
+            "device": str(self.extractor.device),
             "batch_size": self.extractor.batch_size,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "open_clip": open_clip.__version__,
+            "timm": timm.__version__,
         }
 
 
@@ -50,31 +64,56 @@ def load_job(config: Config) -> Job:
 
     Raises BackboneError, DatasetError or InjectionError.
     """
-    dataset = open_configured(config)
+    load = _load_sd_job if config.backbone.timm is None else _load_vision_job
+    return load(config, open_configured(config))
+
+
+def _load_sd_job(config: Config, dataset: Dataset) -> Job:
     extraction, resolution = config.extraction, config.backbone.resolution
     backbone = load_backbone(config.backbone, extraction.device, extraction.precision)
     backbone.check_timesteps(extraction.timesteps)
     injection = None
     if extraction.injection is not None:
         injection = load_injection(extraction.injection, backbone.clip.width, backbone.channels)
+    # Of the weights in the file: the extractor takes them to its own precision.
+    injection_digest = injection.digest() if injection else None
+    injection_sites = site_digests(injection)
     geometry = feature_geometry(
         backbone.unet, backbone.vae, resolution, backbone.clip.tokens, backbone.clip.embedding
     )
-    batch_size = extraction.batch_size
-    if batch_size == "auto":
-        batch_size = auto_batch_size(backbone.device, resolution)
     return Job(
         config=config,
         dataset=dataset,
-        extractor=Extractor(backbone, extraction, injection, batch_size),
-        recipe=make_recipe(
-            backbone.digests, resolution, extraction, injection.digest() if injection else None
-        ),
+        extractor=Extractor(backbone, extraction, injection, _batch_size(config, backbone.device)),
+        recipe=make_recipe(backbone.digests, resolution, extraction, injection_digest),
         specs=array_specs(geometry, extraction),
+        injection_sites=injection_sites,
     )
 
 
+def _load_vision_job(config: Config, dataset: Dataset) -> Job:
+    extraction, resolution = config.extraction, config.backbone.resolution
+    check_extraction(extraction)  # before anything is downloaded
+    tower = load_vision(config.backbone, extraction.device, extraction.precision)
+    return Job(
+        config=config,
+        dataset=dataset,
+        extractor=VisionExtractor(tower, _batch_size(config, tower.device)),
+        recipe=vision_recipe(tower.digest, resolution, extraction),
+        specs=vision_specs(tower.geometry, extraction),
+        injection_sites={},
+    )
+
+
+def _batch_size(config: Config, device: torch.device) -> int:
+    size = config.extraction.batch_size
+    return auto_batch_size(device, config.backbone.resolution) if size == "auto" else size
+
+
 def open_configured(config: Config) -> Dataset:
-    """The dataset a configuration names. Raises DatasetError."""
-    dataset = config.dataset
-    return open_dataset(dataset.name, dataset.root, dataset.limit, **dataset.options())
+    """The dataset a configuration names, or several as one. Raises DatasetError."""
+    first, *further = (
+        open_dataset(part.name, part.root, part.limit, **part.options())
+        for part in (config.dataset, *config.dataset.also)
+    )
+    return UnionDataset([first, *further]) if further else first

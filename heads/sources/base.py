@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cache import Recipe
+
+
+class SourceError(ValueError):
+    """Computed features that cannot be what was asked for."""
 
 
 class FeatureSource(Protocol):
@@ -21,6 +25,9 @@ class FeatureSource(Protocol):
     """Every image it has, in the order of the stores and their rows."""
     recipe: Recipe
     """What the stores that are read were made with."""
+    trained: nn.Module | None
+    """What learns in front of the head, the injection or the UNet: the maps are differentiable
+    in those of its parameters that require a gradient. None where the maps are constant."""
 
     def maps(self, ids: Sequence[str]) -> dict[str, Tensor]:
         """Float32 [B, C, h, w] (descriptors [B, D]) by array name, on the source's device.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cache import FeatureStore, Recipe, RecipeMismatch, StoreError
 
@@ -33,6 +33,7 @@ class CachedFeatures:
     ) -> None:
         if not stores:
             raise StoreError("no store to read features from; name at least one")
+        self.trained: nn.Module | None = None
         self.recipe = recipe or stores[0].recipe
         self.arrays = tuple(arrays)
         self.device = device

@@ -1,4 +1,4 @@
-"""The one question a trainer asks: does any injection parameter require a gradient?"""
+"""The one question a trainer asks: does anything in front of the head learn?"""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from cache import FeatureStore, Recipe
-from heads.sources.base import FeatureSource
+from heads.sources.base import FeatureSource, SourceError
 from heads.sources.cached import CachedFeatures
+from heads.sources.finetuned import FinetunedFeatures
 from heads.sources.live import LiveFeatures, LiveOptions, trained_sites
 from pipeline.backbone import Backbone
 from pipeline.injection import Injection
@@ -22,33 +23,43 @@ def choose_source(
     device: torch.device,
     recipe: Recipe | None = None,
     live: LiveOptions = LiveOptions(),
+    finetune: bool = False,
 ) -> tuple[FeatureSource, str]:
     """The source that training needs, and one line for the log that says which and why.
 
-    One question decides: does any injection parameter require a gradient?
+    One question decides: does any injection parameter require a gradient? The baseline that
+    fine-tunes the UNet itself is asked for by name.
 
     Args:
         stores: where the images are; all of one recipe.
         arrays: what is wanted of each image.
         injection: what is injected: None for plain SD. Cached features must have been made with
             just this one.
-        load: loads the backbone; called for the live source only.
-        device: where cached maps go. Live ones are on the backbone's device.
+        load: loads the backbone; not called for the cached source.
+        device: where cached maps go. Computed ones are on the backbone's device.
         recipe: what the stores must have been made with, injection aside.
-        live: how the live source computes.
+        live: how the UNet runs, where it does.
+        finetune: the UNet's own parameters learn; there must be no injection.
 
     Raises:
         RecipeMismatch: a store was made with something else.
         StoreError: a store lacks an array, or two stores mean different images by one id.
-        SourceError: see `LiveFeatures`.
+        SourceError: see `LiveFeatures` and `FinetunedFeatures`; or there is an injection to
+            fine-tune with.
     """
     places = ", ".join(str(store.path) for store in stores)
+    if finetune:
+        if injection is not None:
+            raise SourceError("fine-tuning the UNet goes without an injection; leave one of them")
+        return FinetunedFeatures(stores, arrays, load(), recipe, live), (
+            f"features: fine-tuned, the UNet on latents of {places}: its own parameters learn"
+        )
     trained = trained_sites(injection) if injection is not None else ()
     if injection is not None and trained:
         computed = LiveFeatures(stores, arrays, load(), injection, recipe, live)
         return computed, (
             f"features: live, the UNet on latents and CLIP tokens of {places}: "
-            f"injection at {', '.join(trained)} requires gradients"
+            f"injection at {', '.join(trained)} requires gradients; {computed.start}"
         )
     if stores:
         asked = dict((recipe or stores[0].recipe).fields)

@@ -1,45 +1,40 @@
 """Feature maps computed with gradients, for training the injection.
 
 The UNet starts from stored latents and CLIP tokens, never from pixels. What it computes before
-the first trained site can be kept in memory; prefixes in a store are not read.
+the first trained site is constant: it comes from the stores, where they hold that prefix, or is
+kept in memory.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor, nn
 
-from cache import FeatureStore, Recipe, StoreError
-from heads.sources.cached import CachedFeatures
-from pipeline.arrays import CLIP_TOKENS, LATENT, feature_geometry, layer_array
+from cache import FeatureStore, Recipe
+from heads.sources.base import SourceError
+from heads.sources.computed import ComputedFeatures, Features
+from heads.sources.prefixes import Memory, Start, StoredPrefixes
+from pipeline.arrays import CLIP_TOKENS, LATENT
 from pipeline.backbone import Backbone
 from pipeline.injection import Injection, adder
-from pipeline.noise import add_noise, draw_noise
-from pipeline.unet import LAYER_SITE, Inject, Prefix, advance, begin, block_sequence, unused_skips
-
-_SD_ARRAY = re.compile(r"sd/t(\d+)/(\w+)")
-
-
-class SourceError(ValueError):
-    """Live features that cannot be what was asked for."""
+from pipeline.prefix import inject_at, pack, run_to_site, site_digests, unpack
+from pipeline.unet import LAYER_SITE
 
 
 @dataclass(frozen=True)
 class LiveOptions:
-    """How the live source computes; only the first changes a number."""
+    """How the UNet runs in front of a head; only the first changes a number."""
 
     fresh_noise: bool = False
     """New noise at every call, one draw from torch's CPU generator, instead of the recipe's."""
     checkpointing: bool = False
     """Compute each block again in the backward pass instead of keeping what is inside it."""
     prefix_bytes: int = 0
-    """Memory for what precedes the first trained site, of as many images as fit."""
+    """Memory for what precedes the first trained site, of as many images as fit and of which no
+    store holds it."""
 
     def __post_init__(self) -> None:
         if self.fresh_noise and self.prefix_bytes:
@@ -55,13 +50,14 @@ def trained_sites(injection: Injection) -> tuple[str, ...]:
     )
 
 
-class LiveFeatures:
+class LiveFeatures(ComputedFeatures):
     """Runs the UNet with a trainable injection on stored latents and CLIP tokens.
 
     With the recipe's noise and a backbone that computes in the recipe's precision, the maps are
-    those that a precompute with the same injection writes, up to the rounding of stored CLIP
-    tokens. Which sites are trained is read once, here. The UNet stays frozen, and everything up
-    to and including the block of the first trained site runs without gradients.
+    those that a precompute with the same injection writes, up to the rounding of what is stored.
+    Which sites are trained is read once, here, and so are the weights of the sites before them.
+    The UNet stays frozen, and everything up to and including the block of the first trained site
+    runs without gradients, or not at all where a store holds the prefix at that site.
 
     Args:
         stores: stores with `vae/latent` and `clip/tokens`, of one recipe. With which injection
@@ -77,6 +73,7 @@ class LiveFeatures:
         StoreError: a store lacks an array.
         SourceError: nothing is trained, a trained site lies behind every layer asked for, or a
             layer does not exist.
+        BackboneError: a timestep does not exist.
     """
 
     def __init__(
@@ -88,69 +85,66 @@ class LiveFeatures:
         recipe: Recipe | None = None,
         options: LiveOptions = LiveOptions(),
     ) -> None:
-        computed = {name: match for name in arrays if (match := _SD_ARRAY.fullmatch(name))}
-        stored = [name for name in arrays if name not in computed]
-        if stores:
-            asked = dict((recipe or stores[0].recipe).fields)
-            # Latents and CLIP tokens do not depend on it.
-            asked["injection"] = stores[0].recipe.fields.get("injection")
-            recipe = Recipe({**asked, **backbone.digests})
-        inputs = dict.fromkeys((LATENT, CLIP_TOKENS, *stored))
-        self._stored = CachedFeatures(stores, list(inputs), backbone.device, recipe)
-        self.recipe = stores[0].recipe
-        self.arrays = tuple(arrays)
-        self.ids = self._stored.ids
-        self.backbone = backbone
+        super().__init__(
+            stores,
+            arrays,
+            backbone,
+            [CLIP_TOKENS],
+            recipe,
+            options.fresh_noise,
+            options.checkpointing,
+        )
         self.injection = injection.to(backbone.device)
+        self.trained: nn.Module | None = self.injection
         self.options = options
-
-        self._timesteps = sorted({int(match[1]) for match in computed.values()})
-        self._layers = sorted({match[2] for match in computed.values()})
-        self.shapes: Mapping[str, tuple[int, ...]] = {
-            name: self._layer_shape(computed[name][2])
-            if name in computed
-            else self._stored.shapes[name]
-            for name in self.arrays
-        }
-        self._blocks = block_sequence(backbone.unet)
-        reached = [self._blocks.index(LAYER_SITE[layer]) for layer in self._layers]
         trained = sorted(trained_sites(injection), key=self._blocks.index)
         if not trained:
             raise SourceError("no injection parameter requires a gradient: read the cache instead")
         self._first = trained[0]
-        self._end = max(reached, default=-1) + 1
         if self._blocks.index(trained[-1]) >= self._end:
             raise SourceError(
                 f"injection at {trained[-1]} is trained, but no layer asked for "
                 f"({', '.join(self._layers) or 'none'}) comes from it or after it"
             )
-        backbone.check_timesteps(self._timesteps)
-        self._memory = _Memory(options.prefix_bytes)
+        self._memory = Memory(options.prefix_bytes)
+        self._prefixes = self._stored_prefixes(stores)
+        self.start = "it starts at the latents: fresh noise has no stored prefix"
+        """Where the UNet starts, in words for the log."""
+        if self._prefixes is not None:
+            self.start = self._prefixes.describe(self.ids, self._timesteps)
 
-    def maps(self, ids: Sequence[str]) -> dict[str, Tensor]:
-        """See `FeatureSource.maps`; differentiable in the trained sites' parameters."""
-        found = self._stored.maps(ids)
-        z0 = found[LATENT]
+    def _stored_prefixes(self, stores: Sequence[FeatureStore]) -> StoredPrefixes | None:
+        if self.options.fresh_noise:
+            return None
+        before = self._blocks[: self._blocks.index(self._first)]
+        digests = site_digests(self.injection)
+        return StoredPrefixes(
+            stores,
+            self._first,
+            parts=list(self._geometry.prefixes[self._first]),
+            layers=[layer for layer in self._layers if LAYER_SITE[layer] in before],
+            timesteps=self._timesteps,
+            n_draws=self._n_draws,
+            before={site: digest for site, digest in digests.items() if site in before},
+            possible=before,
+            device=self.backbone.device,
+            dtype=self.backbone.dtype,
+        )
+
+    def _prepare(
+        self, ids: Sequence[str], stored: Mapping[str, Tensor]
+    ) -> Callable[[int, int], Features]:
+        z0 = stored[LATENT]
         projected = {
             site: value.to(self.backbone.dtype)
-            for site, value in self.injection.project(found[CLIP_TOKENS]).items()
+            for site, value in self.injection.project(stored[CLIP_TOKENS]).items()
         }
-        for timestep in self._timesteps:
-            features = self._average_draws(ids, z0, timestep, projected)
-            found |= {layer_array(timestep, layer): value for layer, value in features.items()}
-        return {name: found[name] for name in self.arrays}
 
-    def _average_draws(
-        self, ids: Sequence[str], z0: Tensor, timestep: int, projected: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Float32 features [B, C, h, w] by layer: the mean over the recipe's noise draws."""
-        n_draws = 1 if self.options.fresh_noise else self._recipe_number("ensemble")
-        sums: dict[str, Tensor] = {}
-        for draw in range(n_draws):
+        def compute(timestep: int, draw: int) -> Features:
             start = self._start(ids, z0, timestep, draw, projected)
-            for layer, value in self._finish(start, z0, timestep, projected).items():
-                sums[layer] = sums[layer] + value.float() if layer in sums else value.float()
-        return {layer: total / n_draws for layer, total in sums.items()}
+            return self._finish(start, z0, timestep, projected)
+
+        return compute
 
     @torch.no_grad()
     def _start(
@@ -160,134 +154,64 @@ class LiveFeatures:
         timestep: int,
         draw: int,
         projected: Mapping[str, Tensor],
-    ) -> _Start:
-        """The constant part of a batch, from memory as far as it is there."""
-        if not self.options.prefix_bytes:
-            return self._compute_start(ids, z0, timestep, draw, adder(projected))
+    ) -> Start:
+        """The constant part of a batch: from stores, else from memory, else computed."""
         keys = [(image_id, timestep, draw) for image_id in ids]
-        missing = [row for row, key in enumerate(keys) if key not in self._memory]
-        computed: dict[int, _Start] = {}
+        stored, remembered, missing = [], [], []
+        for row, key in enumerate(keys):
+            if self._prefixes is not None and key in self._prefixes:
+                stored.append(row)
+            elif key in self._memory:
+                remembered.append(row)
+            else:
+                missing.append(row)
+        parts: list[Start] = []
+        if stored and self._prefixes is not None:
+            parts.append(self._prefixes.read([ids[row] for row in stored], timestep, draw))
+        if remembered:
+            where = [keys[row] for row in remembered]
+            parts.append(self._memory.read(where, self.backbone.device))
         if missing:
             images = [ids[row] for row in missing]
-            inject = adder(projected, missing)
-            batch = self._compute_start(images, z0[missing], timestep, draw, inject)
-            for position, row in enumerate(missing):
-                computed[row] = {name: t[position : position + 1] for name, t in batch.items()}
-                self._memory.keep(keys[row], computed[row])
-        rows = [
-            computed[row] if row in computed else self._memory[keys[row]] for row in range(len(ids))
-        ]
-        return {
-            name: torch.cat([row[name].to(self.backbone.device) for row in rows])
-            for name in rows[0]
-        }
+            computed = self._compute_start(images, z0, timestep, draw, projected, missing)
+            self._memory.keep([keys[row] for row in missing], computed)
+            parts.append(computed)
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.tensor([*stored, *remembered, *missing]).argsort().to(self.backbone.device)
+        return {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
 
     def _compute_start(
-        self, ids: Sequence[str], z0: Tensor, timestep: int, draw: int, inject: Inject
-    ) -> _Start:
-        if self.options.fresh_noise:
-            noise = torch.randn(z0.shape)
-        else:
-            seed, shape = self._recipe_number("seed"), tuple(z0.shape[1:])
-            noise = torch.stack(
-                [draw_noise(shape, seed, self._stored.sha256(i), timestep, draw) for i in ids]
-            )
+        self,
+        ids: Sequence[str],
+        z0: Tensor,
+        timestep: int,
+        draw: int,
+        projected: Mapping[str, Tensor],
+        rows: Sequence[int],
+    ) -> Start:
+        """The same for some rows of the batch, from their latents."""
+        some = None if len(rows) == len(z0) else rows
         unet = self.backbone.unet
-        z_t = add_noise(z0, noise.to(z0.device), self.backbone.alphas_cumprod[timestep])
-        features, state = advance(
+        features, state = run_to_site(
             unet,
-            begin(unet, z_t.to(self.backbone.dtype)),
+            self._noisy(ids, z0 if some is None else z0[some], timestep, draw),
             timestep,
             self.backbone.null_prompt,
-            layers=self._layers,
-            until=self._after(self._first),
-            # The first trained site's block has run when this stops; its injection has not.
-            inject=lambda site, hidden: hidden if site == self._first else inject(site, hidden),
+            self._first,
+            self._layers,
+            adder(projected, some),
         )
-        # A down block's output is its last skip as well; injection will replace both.
-        n_skips = len(state.skips) - self._first.startswith("down")
-        skips = enumerate(state.skips[unused_skips(unet) : n_skips])
-        return {**features, _HIDDEN: state.hidden, **{f"{_SKIP}{i}": skip for i, skip in skips}}
+        passed = {layer: value.float() for layer, value in features.items()}
+        return passed | pack(unet, self._first, state)
 
     def _finish(
-        self, start: _Start, z0: Tensor, timestep: int, projected: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+        self, start: Start, z0: Tensor, timestep: int, projected: Mapping[str, Tensor]
+    ) -> Features:
         """Features [B, C, h, w] by layer: from the first trained site on, with gradients."""
-        unet, inject = self.backbone.unet, adder(projected)
-        hidden = inject(self._first, start[_HIDDEN])
+        inject = adder(projected)
+        state = unpack(self.backbone.unet, self._first, start, z0.shape[-2:])
+        state = inject_at(self._first, state, inject)
         features = {layer: start[layer] for layer in self._layers if layer in start}
-        features |= {x: hidden for x in self._layers if LAYER_SITE[x] == self._first}
-        # Of the oldest skips, for a block that never runs, only the size is ever looked at.
-        stand_in = hidden.new_zeros(()).expand(len(hidden), 1, *z0.shape[-2:])
-        skips = [stand_in] * unused_skips(unet)
-        skips += [skip for name, skip in start.items() if name.startswith(_SKIP)]
-        if self._first.startswith("down"):
-            skips.append(hidden)
-        state = Prefix(self._after(self._first), hidden, tuple(skips))
-        while self._blocks.index(state.site) < self._end:
-            run_block = partial(
-                advance,
-                unet,
-                state,
-                timestep,
-                self.backbone.null_prompt,
-                layers=self._layers,
-                until=self._after(state.site),
-                inject=inject,
-            )
-            if self.options.checkpointing:
-                found, state = checkpoint(run_block, use_reentrant=False, preserve_rng_state=False)
-            else:
-                found, state = run_block()
-            features |= found
-        return features
-
-    def _recipe_number(self, field: str) -> int:
-        value = self.recipe.fields.get(field)
-        if not isinstance(value, int):
-            raise StoreError(
-                f"the stores' recipe has no number called {field}; precompute them anew"
-            )
-        return value
-
-    def _after(self, block: str) -> str:
-        return self._blocks[self._blocks.index(block) + 1]
-
-    def _layer_shape(self, layer: str) -> tuple[int, int, int]:
-        """Channels, height and width of a layer's maps."""
-        backbone = self.backbone
-        resolution = self._recipe_number("resolution")
-        geometry = feature_geometry(
-            backbone.unet, backbone.vae, resolution, backbone.clip.tokens, backbone.clip.embedding
-        )
-        if layer not in geometry.layers:
-            raise SourceError(f"no layer {layer}: this UNet has {', '.join(geometry.layers)}")
-        return geometry.layers[layer]
-
-
-_Start = dict[str, Tensor]
-"""Where the UNet stands when it first meets a trained site, that site's injection still to come:
-`hidden`, `skip.0`, … (those still used, oldest first), and by name the layers already there."""
-_HIDDEN = "hidden"
-_SKIP = "skip."
-
-
-class _Memory:
-    """Keeps what fits and never lets go: in shuffled epochs every image kept is a hit."""
-
-    def __init__(self, n_bytes: int) -> None:
-        self._left = n_bytes
-        self._starts: dict[tuple[str, int, int], _Start] = {}
-
-    def __contains__(self, key: tuple[str, int, int]) -> bool:
-        return key in self._starts
-
-    def __getitem__(self, key: tuple[str, int, int]) -> _Start:
-        return self._starts[key]
-
-    def keep(self, key: tuple[str, int, int], start: _Start) -> None:
-        """Copy to the CPU, if it fits and is not there already."""
-        size = sum(tensor.nbytes for tensor in start.values())
-        if key not in self._starts and size <= self._left:
-            self._left -= size
-            self._starts[key] = {name: t.to("cpu", copy=True) for name, t in start.items()}
+        features |= {x: state.hidden for x in self._layers if LAYER_SITE[x] == self._first}
+        return features | self._run(state, timestep, inject)

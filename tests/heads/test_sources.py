@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from cache import FeatureStore, QuarantinedImage, Recipe, RecipeMismatch, StoreError, UnknownImage
-from configs import BackboneConfig, ClipConfig, Config, DatasetConfig, ExtractionConfig, SDConfig
+from configs import DatasetConfig
 from heads import sources
 from heads.sources import (
     CachedFeatures,
@@ -22,123 +20,34 @@ from heads.sources import (
     choose_source,
     trained_sites,
 )
-from pipeline.backbone import Backbone, load_backbone
+from pipeline.backbone import Backbone
 from pipeline.injection import Injection, load_injection
-from pipeline.precompute import precompute
 from tests import tiny
-
-TIMESTEPS = (60, 195)
-LAYERS = ("s3", "s4", "s5")
-SD_ARRAYS = [f"sd/t{t}/{layer}" for t in TIMESTEPS for layer in LAYERS]
-ARRAYS = [*SD_ARRAYS, "clip/tokens", "clip/pooled"]
-CPU = torch.device("cpu")
-PLAIN = LiveOptions()
-TOLERANCE = {"atol": 1e-4, "rtol": 0}
-
-
-@dataclass(frozen=True)
-class World:
-    """Pictures, tiny checkpoints, an injection file and float32 stores: plain and injected."""
-
-    root: Path
-    config: Config
-    backbone: Backbone
-    plain: FeatureStore
-    injected: FeatureStore
-
-    def injection(self, trained: Sequence[str] = tiny.SITES) -> Injection:
-        """The injection of the file, some sites of which may learn."""
-        path = self.root / "injection.safetensors"
-        module = load_injection(path, self.backbone.clip.width, self.backbone.channels)
-        for site in trained:
-            module[site].requires_grad_(True)
-        return module
-
-    def live(
-        self,
-        trained: Sequence[str] = tiny.SITES,
-        options: LiveOptions = PLAIN,
-        arrays: Sequence[str] = ARRAYS,
-    ) -> LiveFeatures:
-        """The live source on the store that was made without injection."""
-        return LiveFeatures(
-            [self.plain], arrays, self.backbone, self.injection(trained), options=options
-        )
-
-
-def stage_one(config: Config, out: Path, **changes: Any) -> FeatureStore:
-    extraction = config.extraction.model_copy(update=changes)
-    precompute(config.model_copy(update={"extraction": extraction}), out)
-    return FeatureStore.open(out)
+from tests.heads.source_world import (
+    ARRAYS,
+    CPU,
+    PLAIN,
+    SD_ARRAYS,
+    TIMESTEPS,
+    World,
+    assert_close,
+    gradients,
+    loss_of,
+    make_world,
+    stage_one,
+    watched_blocks,
+)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    root = tmp_path_factory.mktemp("world")
-    tiny.save_tiny_sd(root / "sd", layers_per_block=2)
-    clip_json, clip_weights = tiny.save_tiny_clip(root / "clip", image_size=72, patch_size=24)
-    injection = tiny.save_injection(root / "injection.safetensors")
-    tiny.write_images(root / "pictures", 5)
-    (root / "pictures" / "broken.png").write_bytes(b"not a picture")
-    config = Config(
-        backbone=BackboneConfig(
-            sd=SDConfig(source=str(root / "sd")),
-            clip=ClipConfig(model=str(clip_json), pretrained=str(clip_weights)),
-            resolution=72,  # latents of 9 x 9: odd sizes on the way down
-        ),
-        dataset=DatasetConfig(name="folder", root=root / "pictures"),
-        extraction=ExtractionConfig(
-            timesteps=TIMESTEPS,
-            ensemble=2,
-            seed=3,
-            store_dtype="float32",
-            shard_size=2,
-            batch_size=4,
-            workers=0,
-            device="cpu",
-        ),
-    )
-    return World(
-        root,
-        config,
-        load_backbone(config.backbone),
-        stage_one(config, root / "plain"),
-        stage_one(config, root / "injected", injection=injection),
-    )
-
-
-def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert list(found) == list(expected)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, **TOLERANCE, msg=name)
-
-
-def loss_of(maps: dict[str, Tensor]) -> Tensor:
-    return sum((value.square().mean() for value in maps.values()), torch.zeros(()))
-
-
-def gradients(source: LiveFeatures, ids: Sequence[str]) -> dict[str, Tensor | None]:
-    source.injection.zero_grad()
-    loss_of(source.maps(ids)).backward()
-    return {name: p.grad for name, p in source.injection.named_parameters()}
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
 def unet_calls(world: World) -> Iterator[list[str]]:
-    """Names of the UNet's blocks in the order they run."""
-    calls: list[str] = []
-    unet = world.backbone.unet
-    blocks = {f"down.{i}": b for i, b in enumerate(unet.down_blocks)}
-    blocks |= {"mid": unet.mid_block}
-    blocks |= {f"up.{i}": b for i, b in enumerate(unet.up_blocks)}
-
-    def note(name: str) -> Callable[..., None]:
-        return lambda *_: calls.append(name)
-
-    handles = [b.register_forward_pre_hook(note(name)) for name, b in blocks.items()]
-    yield calls
-    for handle in handles:
-        handle.remove()
+    with watched_blocks(world.backbone.unet) as calls:
+        yield calls
 
 
 # The two sources give the same thing.

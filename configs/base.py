@@ -1,0 +1,34 @@
+"""What the sections of a configuration have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Layer = Literal["s3", "s4", "s5"]
+
+
+class Section(BaseModel):
+    """A mapping of the configuration: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Whole = Annotated[int, Field(strict=True)]
+"""A whole number; `true` and `yes` are none."""
+
+
+def _not_empty(value: Any) -> Any:
+    if value == "":
+        raise ValueError("is empty; give a path, or null for none")
+    return value
+
+
+FilePath = Annotated[Path, BeforeValidator(_not_empty)]
+
+
+def one_is_a_list_of_one(value: Any) -> Any:
+    """So that `layers: s3` means `layers: [s3]`."""
+    return [value] if isinstance(value, int | str) else value

@@ -1,0 +1,176 @@
+"""The keys of `train`: what stage 2 reads, what it trains, and how. Defaults are the paper's.
+
+`configs/tasks/<task>.yaml` sets what differs from task to task.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from configs.base import FilePath, Layer, Section, Whole, one_is_a_list_of_one
+
+Family = Literal["sd", "clip", "dino"]
+Matcher = Literal["windowed", "soft-argmax", "nearest"]
+Negatives = Literal["hard", "semi-hard"]
+
+SITES = ("down.0", "down.1", "down.2", "down.3", "up.0", "up.1", "up.2")
+"""Blocks of the UNet after which CLIP may be injected, in the order they run."""
+_SITE_SETS = {
+    "all": SITES,
+    "down": SITES[:4],
+    "up": SITES[4:],
+    "none": (),
+}
+
+
+class InjectionTraining(Section):
+    """Training the CLIP-to-SD injection, which needs the UNet live."""
+
+    sites: tuple[str, ...] = ()
+    """Sites that are trained: a list, or all, down, up, none. With none the cache is read."""
+    init: Literal["zero", "random"] = "zero"
+    """How a site starts that `extraction.injection` does not hold: from plain SD, or as a
+    convolution usually does."""
+    noise: Literal["recipe", "fresh"] = "recipe"
+    """The recipe's noise, or new noise at every step."""
+    checkpointing: bool = False
+    """Compute each block again in the backward pass instead of keeping what is inside it."""
+    prefix_memory: Whole = Field(default=0, ge=0)
+    """Bytes of memory for what precedes the first trained site; stored prefixes need none."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Of the injection; null is `train.learning_rate`."""
+
+    @field_validator("sites", mode="before")
+    @classmethod
+    def _expand(cls, value: Any) -> Any:
+        if isinstance(value, str) and value in _SITE_SETS:
+            return _SITE_SETS[value]
+        return one_is_a_list_of_one(() if value is None else value)
+
+    @field_validator("sites")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        strangers = [site for site in value if site not in SITES]
+        if strangers:
+            raise ValueError(
+                f"no site {strangers[0]!r}; give all, down, up, none or some of {', '.join(SITES)}"
+            )
+        return tuple(site for site in SITES if site in value)
+
+
+class CycleConfig(Section):
+    """After live training: write the injection, precompute with it, go on with the heads."""
+
+    epochs: Whole = Field(default=0, ge=0)
+    """Epochs of the heads on the new cache; 0 leaves the cycle out."""
+
+
+class CorrespondenceConfig(Section):
+    """Sketch-photo correspondence."""
+
+    temperature: float = Field(default=0.02, gt=0)
+    """Of the softmax over the photo's cells."""
+    target_noise: float = Field(default=0.05, ge=0)
+    """Deviation of the noise on training targets, as a share of the square's side."""
+    matcher: Matcher = "windowed"
+    """How a point is read from the correlation in evaluation."""
+    window: Whole = Field(default=7, ge=0)
+    """Cells on either side of the maximum that `windowed` looks at."""
+
+
+class TripletConfig(Section):
+    """A triplet loss over the sketches and photos of a batch."""
+
+    margin: float = Field(default=0.2, gt=0)
+    """Cosine by which a sketch's photo must be nearer than any wrong one."""
+    negatives: Negatives = "semi-hard"
+    """The nearest wrong photo, or the nearest that is farther than the right one."""
+    same_category: Whole = Field(default=1, ge=1)
+    """How many photos of one category come together in a batch."""
+
+
+class RecognitionConfig(Section):
+    """Recognition."""
+
+    classifier: Literal["linear", "mlp"] = "linear"
+    hidden: Whole = Field(default=512, ge=1)
+    """Width of the MLP's hidden layer."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+class SegmentationConfig(Section):
+    """Sketch-based segmentation."""
+
+    n_threshold_pairs: Whole = Field(default=400, ge=1)
+    """Training pairs on which the threshold is fixed."""
+
+
+class TrainConfig(Section):
+    """Stage 2."""
+
+    caches: tuple[FilePath, ...] = ()
+    """Stores to read where no --cache is given; else those under stores/ that fit."""
+    baseline_caches: tuple[FilePath, ...] = ()
+    """Stores of plain SD or of DINO, for the baselines that `caches` cannot give."""
+    protocol: str | None = None
+    """How results are counted; null is the usual one for the dataset (docs/protocols.md)."""
+    variants: dict[str, Any] = Field(default_factory=dict)
+    """The protocol's choices: ap, precision, fold, seed, unseen."""
+
+    features: tuple[Family, ...] = ("sd",)
+    """Which maps are aggregated: sd (injected, where the store's are), clip, dino."""
+    layers: tuple[Layer, ...] | None = None
+    """Some of extraction.layers; null is all."""
+    timesteps: tuple[Whole, ...] | None = None
+    """Some of extraction.timesteps; null is all."""
+    finetune: bool = False
+    """Train the UNet itself instead of an injection: the baseline B-Finetuning."""
+    injection: InjectionTraining = InjectionTraining()
+    cycle: CycleConfig = CycleConfig()
+
+    aggregation: Literal["bottleneck", "linear"] = "bottleneck"
+    """The paper's network, or a linear probe of the concatenated maps."""
+    width: Whole = Field(default=1280, ge=4, le=8192, multiple_of=4)
+    """Channels of the descriptors."""
+    grid: Whole = Field(default=60, ge=2, le=256)
+    """Cells on either side of the descriptor map."""
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+
+    epochs: Whole = Field(default=50, ge=1)
+    batch_size: Whole = Field(default=8, ge=1)
+    """Pairs, or images for recognition."""
+    learning_rate: float = Field(default=1.25e-3, gt=0)
+    final_learning_rate: float = Field(default=1e-6, ge=0)
+    """Where the cosine schedule ends."""
+    weight_decay: float = Field(default=1e-3, ge=0)
+    gradient_norm: float | None = Field(default=None, gt=0)
+    """Longer gradients are shortened to this; null leaves them."""
+    seed: Whole = Field(default=42, ge=0)
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of the head."""
+    device: Literal["auto", "cpu"] = "auto"
+    validate_every: Whole = Field(default=1, ge=1)
+    """Epochs between validations."""
+    patience: Whole | None = Field(default=None, ge=1)
+    """Validations without a better result after which training stops; null never does."""
+    checkpoint_minutes: float = Field(default=10.0, ge=0)
+    """Between checkpoints inside a long epoch; one is written after every epoch anyway."""
+
+    correspondence: CorrespondenceConfig = CorrespondenceConfig()
+    retrieval: TripletConfig = TripletConfig()
+    fine_grained: TripletConfig = TripletConfig(same_category=4)
+    recognition: RecognitionConfig = RecognitionConfig()
+    segmentation: SegmentationConfig = SegmentationConfig()
+
+    _as_list = field_validator("features", "layers", "timesteps", mode="before")(
+        one_is_a_list_of_one
+    )
+
+    @field_validator("features", "layers", "timesteps")
+    @classmethod
+    def _some_and_sorted(cls, value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        if value is not None and not value:
+            raise ValueError("is empty; give at least one, or leave the key out")
+        return None if value is None else tuple(sorted(set(value)))
