@@ -79,7 +79,7 @@ def run_demo(out: Path, listener: Listener, log: Log, overrides: Sequence[str] =
     pairs = one_pair_per_category(dataset.annotations.pairs, store.readable(shown))
     stage1 = Stage1(
         dataset=demo.config.dataset.name,
-        backbone=demo.config.backbone.name or demo.config.backbone.sd.source,
+        backbone=demo.config.backbone.label,
         random_weights=demo.config.backbone.weights == "random",
         store_name=demo.store_path.as_posix(),
         planned=planned,

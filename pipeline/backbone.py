@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from configs import BackboneConfig
+from configs import BackboneConfig, ClipConfig, SDConfig
 from pipeline.checkpoints import BackboneError
 from pipeline.clip import ClipVision, clip_features, load_clip
 from pipeline.injection import adder
@@ -96,14 +96,11 @@ def load_backbone(
     config: BackboneConfig, device: str = "cpu", precision: str = "float32"
 ) -> Backbone:
     """Load both networks as configured. Raises BackboneError."""
-    target = pick_device(device)
-    dtype = DTYPES[precision]
-    if precision == "float32":
-        # TensorFloat-32 keeps 10 bits of mantissa: not what float32 promises.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    sd_config, clip_config = sd_and_clip(config)
+    target, dtype = compute_in(device, precision)
     random_weights = config.weights == "random"
-    sd = (random_stable_diffusion if random_weights else load_stable_diffusion)(config.sd)
-    clip = load_clip(config.clip, config.resolution, random_weights)
+    sd = (random_stable_diffusion if random_weights else load_stable_diffusion)(sd_config)
+    clip = load_clip(clip_config, config.resolution, random_weights)
     digests = {**sd.digests, "clip": clip.digest}
     for model in (sd.unet, sd.vae, clip.visual):
         nn.Module.to(model, target, dtype)
@@ -117,6 +114,24 @@ def load_backbone(
         device=target,
         dtype=dtype,
     )
+
+
+def sd_and_clip(config: BackboneConfig) -> tuple[SDConfig, ClipConfig]:
+    """Where both networks come from. Raises BackboneError for a timm backbone."""
+    if config.sd is None or config.clip is None:
+        raise BackboneError(
+            f"backbone {config.label} is a timm model: it has neither Stable Diffusion nor CLIP; "
+            "choose a backbone with sd and clip"
+        )
+    return config.sd, config.clip
+
+
+def compute_in(device: str, precision: str) -> tuple[torch.device, torch.dtype]:
+    """Where and in which type to compute. Raises BackboneError."""
+    if precision == "float32":
+        # TensorFloat-32 keeps 10 bits of mantissa: not what float32 promises.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return pick_device(device), DTYPES[precision]
 
 
 def pick_device(name: str) -> torch.device:

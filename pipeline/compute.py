@@ -110,7 +110,7 @@ def _inputs(
 ) -> Iterator[SquareBatch | LatentBatch]:
     """Decoded pictures, or stored latents where these are enough."""
     batches = list(_batches(tasks, job.extractor.batch_size))
-    store = store_of_latents(writer.path, tasks, injected=job.extractor.injection is not None)
+    store = store_of_latents(writer.path, tasks) if job.extractor.takes_latents else None
     if store is not None:
         return load_latents(store, batches)
     return load_squares(

@@ -15,10 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configs import BackboneConfig, ExtractionConfig
 from pipeline.arrays import Geometry, feature_geometry
+from pipeline.backbone import sd_and_clip
 from pipeline.clip import build_clip, clip_features, clip_shapes
 from pipeline.injection import Injection, adder, load_injection
 from pipeline.stable_diffusion import build_architecture, sd_architecture
 from pipeline.unet import extract, site_channels
+from pipeline.vision import VisionGeometry, build_vision, vision_features, vision_geometry
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,20 @@ class Cost:
     """Floating-point operations per image (two per multiply-add) and the shapes produced.
 
     `unet` is one pass of the truncated UNet with its injection: multiply it by timesteps and
-    draws, as `total` does.
+    draws, as `total` does. `vision` is the transformer of a timm backbone, which has nothing else.
     """
 
     vae: int
     clip: int
     unet: int
     passes: int
-    geometry: Geometry
+    geometry: Geometry | VisionGeometry
+    vision: int = 0
 
     @property
     def total(self) -> int:
         """Operations per image for all timesteps and noise draws."""
-        return self.vae + self.clip + self.unet * self.passes
+        return self.vae + self.clip + self.unet * self.passes + self.vision
 
 
 def measure_cost(backbone: BackboneConfig, extraction: ExtractionConfig) -> Cost:
@@ -47,10 +50,13 @@ def measure_cost(backbone: BackboneConfig, extraction: ExtractionConfig) -> Cost
     Raises BackboneError for an unknown architecture and InjectionError for an unusable injection
     file.
     """
-    architecture = sd_architecture(backbone.sd)
+    if backbone.timm is not None:
+        return _vision_cost(backbone)
+    sd, clip = sd_and_clip(backbone)
+    architecture = sd_architecture(sd)
     with torch.device("meta"):
         unet, vae = build_architecture(architecture)
-        visual = build_clip(backbone.clip, backbone.resolution).visual
+        visual = build_clip(clip, backbone.resolution).visual
         tokens, embedding = clip_shapes(visual.eval(), backbone.resolution)
         geometry = feature_geometry(unet, vae, backbone.resolution, tokens, embedding)
         square = torch.zeros(1, 3, backbone.resolution, backbone.resolution)
@@ -73,6 +79,15 @@ def measure_cost(backbone: BackboneConfig, extraction: ExtractionConfig) -> Cost
             passes=len(extraction.timesteps) * extraction.ensemble,
             geometry=geometry,
         )
+
+
+def _vision_cost(backbone: BackboneConfig) -> Cost:
+    blank = build_vision(backbone)
+    side = backbone.resolution
+    square = torch.zeros(1, 3, side, side, device="meta")
+    flops = _flops(lambda: vision_features(blank, square))
+    geometry = vision_geometry(blank, side)
+    return Cost(vae=0, clip=0, unet=0, passes=0, geometry=geometry, vision=flops)
 
 
 def probe_flops_per_second(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:

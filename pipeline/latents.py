@@ -25,13 +25,13 @@ class LatentBatch:
     seconds: float
 
 
-def store_of_latents(path: Path, tasks: Sequence[ShardTask], injected: bool) -> FeatureStore | None:
+def store_of_latents(path: Path, tasks: Sequence[ShardTask]) -> FeatureStore | None:
     """The store, if every task only adds plain SD layers to images whose latents are in it.
 
     It is opened only where the tasks leave that possible: a large store takes a second to open.
     """
     needs_pixels = {LATENT, CLIP_TOKENS, CLIP_POOLED}
-    if injected or any(needs_pixels & set(task.arrays) for task in tasks):
+    if any(needs_pixels & set(task.arrays) for task in tasks):
         return None
     store = FeatureStore.open(path)
     committed = store.committed.get(LATENT)

@@ -17,6 +17,7 @@ from pipeline.backbone import DTYPES, pick_device
 from pipeline.cost import Cost, measure_cost, probe_flops_per_second
 from pipeline.job import open_configured
 from pipeline.precompute import WHOLE, Part
+from pipeline.vision import VisionGeometry, vision_specs
 
 DISK_MARGIN = 1.02
 """Room kept for indexes, commits and file-system blocks."""
@@ -66,7 +67,10 @@ def make_plan(config: Config, out: Path | None = None, part: Part = WHOLE) -> Pl
     dataset = open_configured(config)
     extraction = config.extraction
     cost = measure_cost(config.backbone, extraction)
-    specs = array_specs(cost.geometry, extraction)
+    if isinstance(cost.geometry, VisionGeometry):
+        specs = vision_specs(cost.geometry, extraction)
+    else:
+        specs = array_specs(cost.geometry, extraction)
     n_images = len(dataset.ids)
     n_to_do = math.ceil(len(_missing(dataset.ids, specs, out)) / part.count)
     bytes_by_array = {

@@ -80,7 +80,7 @@ def precompute(
         BackboneError, DatasetError, InjectionError, StoreError, ExtractionError, ClusterError:
         each with one line saying what is wrong and what to do. Committed shards are kept.
     """
-    log(f"loading backbone {config.backbone.name or config.backbone.sd.source}")
+    log(f"loading backbone {config.backbone.label}")
     job = load_job(config if cluster is None else _on_cpu(config))
     log(f"hashing {len(job.dataset.ids):,} images")
     collection = scan(job.dataset)
@@ -101,7 +101,7 @@ def precompute(
     if cluster is None:
         workers = config.extraction.workers
         if workers == "auto":
-            workers = auto_workers(job.extractor.backbone.device)
+            workers = auto_workers(job.extractor.device)
         progress = compute_tasks(job, writer, tasks, workers, listener)
     else:
         # dask takes a second to import, for nothing where it is not used.
