@@ -76,12 +76,7 @@ def load_injection(path: str | Path, clip_width: int, channels: Mapping[str, int
         InjectionError: no such file, not safetensors, an unknown site, a wrong shape, half a
             site, or values that are not finite.
     """
-    try:
-        tensors = load_file(str(path))
-    except FileNotFoundError:
-        raise InjectionError(f"{path}: no such injection file") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InjectionError(f"{path}: not a readable safetensors file ({error})") from None
+    tensors = _read(path)
     sites: dict[str, int] = {}
     for name in tensors:
         site, _, kind = name.rpartition(".")
@@ -96,6 +91,22 @@ def load_injection(path: str | Path, clip_width: int, channels: Mapping[str, int
     if not sites:
         raise InjectionError(f"{path}: holds no injection site")
     return injection.eval().requires_grad_(False)
+
+
+def open_injection(path: str | Path) -> Injection:
+    """An injection as its file describes it, without a backbone to check it by.
+
+    Raises InjectionError as `load_injection` does.
+    """
+    weights = {
+        name.removesuffix(".weight"): tensor
+        for name, tensor in _read(path).items()
+        if name.endswith(".weight") and tensor.ndim == 4
+    }
+    if not weights:
+        raise InjectionError(f"{path}: holds no injection site")
+    width = next(iter(weights.values())).shape[1]
+    return load_injection(path, width, {site: t.shape[0] for site, t in weights.items()})
 
 
 def adder(projected: Mapping[str, Tensor], rows: Sequence[int] | Tensor | None = None) -> Inject:
@@ -116,6 +127,15 @@ def adder(projected: Mapping[str, Tensor], rows: Sequence[int] | Tensor | None =
         )
 
     return inject
+
+
+def _read(path: str | Path) -> dict[str, Tensor]:
+    try:
+        return load_file(str(path))
+    except FileNotFoundError:
+        raise InjectionError(f"{path}: no such injection file") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InjectionError(f"{path}: not a readable safetensors file ({error})") from None
 
 
 def _module_name(site: str) -> str:
