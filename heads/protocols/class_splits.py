@@ -223,7 +223,17 @@ class ClassSplitProtocol(Protocol[SearchPartT]):
             for name, label in seen.items()
             if name not in val and label.split in (None, "train")
         }
-        return train, {name: seen[name] for name in seen if name in val}
+        return train, _searchable({name: seen[name] for name in seen if name in val})
+
+
+def _searchable(labels: Mapping[str, Label]) -> dict[str, Label]:
+    """The images of categories that have both sketches and photos."""
+    found = {(label.category, label.domain) for label in labels.values()}
+    return {
+        name: label
+        for name, label in labels.items()
+        if {(label.category, "sketch"), (label.category, "photo")} <= found
+    }
 
 
 def search_part(labels: Mapping[str, Label]) -> SearchPart:

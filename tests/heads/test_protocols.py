@@ -595,3 +595,15 @@ def test_of_two_or_more_some_but_never_all_are_held_back(n, expected):
 def test_an_empty_part_is_a_part():
     part = SearchPart((), (), (), (), ())
     assert len(part) == 0 and part.ids == () and part.query_labels.shape == (0,)
+
+
+def test_a_validation_part_without_photos_to_find_is_empty() -> None:
+    labels = {f"photo/{c}.jpg": Label(c, "photo") for c in ("cat", "dog", "owl")}
+    labels |= {
+        f"sketch/{c}-{i}.png": Label(c, "sketch") for c in ("cat", "dog", "owl") for i in range(10)
+    }
+    parts = find_protocol("retrieval", "held-out-1").apply(
+        Annotations(labels), dict.fromkeys(labels, (8, 8))
+    )
+    assert len(parts.val) == 0 and not parts.val.gallery
+    assert len(parts.train.gallery) == 2

@@ -1,0 +1,121 @@
+"""Recognition: a classifier on the pooled descriptor, trained with cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from heads.floors import Load, global_hog, nearest_centroid
+from heads.protocols import RecognitionPart, RecognitionProtocol, Score
+from heads.tasks.base import (
+    Describe,
+    Fitted,
+    Located,
+    Task,
+    TaskError,
+    in_batches,
+    permuted,
+    pooled_descriptors,
+)
+
+_TRAIN = "train"
+"""Descriptors of the training images, where there is no classifier."""
+CLASSIFIED_AT_ONCE = 1024
+
+
+class Classifier(nn.Module):
+    """Class scores [B, C] of unit descriptors [B, P]: linear, or with one hidden layer."""
+
+    def __init__(self, width: int, n_classes: int, hidden: int | None = None) -> None:
+        super().__init__()
+        # Entries of a unit vector are small; at this length they have a spread of about 1.
+        self.length = width**0.5
+        self.layers: nn.Module = (
+            nn.Linear(width, n_classes)
+            if hidden is None
+            else nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, n_classes))
+        )
+
+    def forward(self, descriptors: Tensor) -> Tensor:
+        scores: Tensor = self.layers(descriptors * self.length)
+        return scores.float()
+
+
+@dataclass(frozen=True)
+class Recognition(Task[RecognitionPart, str]):
+    """Examples are image ids. Without a classifier, the class with the nearest mean is taken."""
+
+    name = "recognition"
+    monitor = "acc@1"
+
+    protocol: RecognitionProtocol
+
+    def layers(self, width: int) -> nn.Module:
+        settings = self.settings.recognition
+        hidden = settings.hidden if settings.classifier == "mlp" else None
+        return Classifier(width, len(self.parts.test.classes), hidden)
+
+    def batches(self, generator: torch.Generator) -> list[list[str]]:
+        if not self.parts.train.ids:
+            raise TaskError(f"recognition by {self.protocol.name}: no training images")
+        return in_batches(permuted(self.parts.train.ids, generator), self.settings.batch_size)
+
+    def images(self, batch: Sequence[str]) -> tuple[str, ...]:
+        return tuple(batch)
+
+    def loss(self, batch: Sequence[str], found: Located, layers: nn.Module) -> Tensor:
+        scores = layers(found.pooled(batch))
+        return F.cross_entropy(
+            scores,
+            self._labels(batch).to(scores.device),
+            label_smoothing=self.settings.recognition.label_smoothing,
+        )
+
+    def fit(self, describe: Describe, layers: nn.Module | None) -> Fitted:
+        if layers is not None:
+            return Fitted()
+        return Fitted(tensors={_TRAIN: pooled_descriptors(describe, self.parts.train.ids)})
+
+    def evaluate(
+        self, part: RecognitionPart, describe: Describe, layers: nn.Module | None, fitted: Fitted
+    ) -> Score:
+        return self.protocol.score(part, self.scores(part.ids, describe, layers, fitted))
+
+    def floors(self, load: Load) -> dict[str, Score]:
+        train, test = self.parts.train, self.parts.test
+        scores = nearest_centroid(
+            global_hog(load, train.ids),
+            train.labels,
+            global_hog(load, test.ids),
+            len(train.classes),
+        )
+        return {"global HOG": self.protocol.score(test, scores)}
+
+    def scores(
+        self, ids: Sequence[str], describe: Describe, layers: nn.Module | None, fitted: Fitted
+    ) -> Tensor:
+        """Class scores [N, C] of images, on the CPU."""
+        descriptors = pooled_descriptors(describe, ids)
+        if layers is None:
+            train = self.parts.train
+            return nearest_centroid(
+                fitted.tensors[_TRAIN], train.labels, descriptors, len(train.classes)
+            )
+        device = next(layers.parameters()).device
+        with torch.no_grad():
+            return torch.cat(
+                [layers(part.to(device)).cpu() for part in descriptors.split(CLASSIFIED_AT_ONCE)]
+            )
+
+    def _labels(self, ids: Sequence[str]) -> Tensor:
+        return torch.tensor([self._label_of[image_id] for image_id in ids])
+
+    @cached_property
+    def _label_of(self) -> dict[str, int]:
+        part = self.parts.train
+        return dict(zip(part.ids, part.labels.tolist(), strict=True))

@@ -1,0 +1,111 @@
+"""What both retrieval tasks share: sketches with a right photo, and a pooled descriptor."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from configs.train import TripletConfig
+from heads.floors import Load, global_hog
+from heads.protocols import FineGrainedProtocol, RetrievalProtocol, Score, SearchPart
+from heads.tasks.base import (
+    Describe,
+    Fitted,
+    Located,
+    Task,
+    TaskError,
+    in_batches,
+    permuted,
+    pooled_descriptors,
+    unique,
+)
+from heads.tasks.triplet import triplet_loss
+
+
+class SearchPair(NamedTuple):
+    """A sketch and a photo it should find."""
+
+    sketch: str
+    photo: str
+    category: str
+
+
+@dataclass(frozen=True)
+class SearchTask(Task[SearchPart, SearchPair]):
+    """Finds photos by sketches, by the cosine of pooled descriptors."""
+
+    protocol: RetrievalProtocol | FineGrainedProtocol
+
+    @property
+    @abstractmethod
+    def triplet(self) -> TripletConfig:
+        """The loss's settings."""
+
+    @abstractmethod
+    def pairs(self, generator: torch.Generator) -> list[SearchPair]:
+        """The training sketches, each with a right photo."""
+
+    @abstractmethod
+    def wrong(self, pair: SearchPair, photo: str, category: str) -> bool:
+        """Whether a photo of a category is a wrong answer to the pair's sketch."""
+
+    def batches(self, generator: torch.Generator) -> list[list[SearchPair]]:
+        pairs = self.pairs(generator)
+        if not pairs:
+            raise TaskError(
+                f"{self.name} by {self.protocol.name}: no training sketch has a photo to find;"
+                " add photos of the seen categories"
+            )
+        together = _category_groups(pairs, self.triplet.same_category, generator)
+        return in_batches(together, self.settings.batch_size)
+
+    def images(self, batch: Sequence[SearchPair]) -> tuple[str, ...]:
+        return unique([i for pair in batch for i in (pair.sketch, pair.photo)])
+
+    def loss(self, batch: Sequence[SearchPair], found: Located, layers: nn.Module) -> Tensor:
+        category_of = {pair.photo: pair.category for pair in batch}
+        photos = list(category_of)
+        row_of = {photo: row for row, photo in enumerate(photos)}
+        sketches = found.pooled([pair.sketch for pair in batch])
+        negative = [
+            [self.wrong(pair, photo, category_of[photo]) for photo in photos] for pair in batch
+        ]
+        return triplet_loss(
+            sketches,
+            found.pooled(photos),
+            torch.tensor([row_of[pair.photo] for pair in batch], device=sketches.device),
+            torch.tensor(negative, device=sketches.device),
+            self.triplet.margin,
+            self.triplet.negatives,
+        )
+
+    def evaluate(
+        self, part: SearchPart, describe: Describe, layers: nn.Module | None, fitted: Fitted
+    ) -> Score:
+        queries = pooled_descriptors(describe, part.queries)
+        gallery = pooled_descriptors(describe, part.gallery)
+        return self.protocol.score(part, queries, gallery)
+
+    def floors(self, load: Load) -> dict[str, Score]:
+        part = self.parts.test
+        queries, gallery = global_hog(load, part.queries), global_hog(load, part.gallery)
+        return {"global HOG": self.protocol.score(part, queries, gallery)}
+
+
+def _category_groups(
+    pairs: Sequence[SearchPair], size: int, generator: torch.Generator
+) -> list[SearchPair]:
+    """The pairs in random order, but about `size` of a category in a row."""
+    if size == 1:
+        return permuted(pairs, generator)
+    by_category: dict[str, list[SearchPair]] = defaultdict(list)
+    for pair in permuted(pairs, generator):
+        by_category[pair.category].append(pair)
+    groups = [group for members in by_category.values() for group in in_batches(members, size)]
+    return [pair for group in permuted(groups, generator) for pair in group]
