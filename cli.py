@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 if TYPE_CHECKING:
-    from pipeline.compute import Progress
     from pipeline.plan import Plan
     from pipeline.precompute import Part, PrecomputeReport
 
@@ -35,9 +34,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, Terminated) as stop:
-            writes = ctx.invoked_subcommand in ("precompute", "demo")
-            kept = "; finished shards are kept, and the same command goes on from there"
-            click.echo(f"\nstopped{kept if writes else ''}", err=True)
+            kept = _KEPT.get(ctx.invoked_subcommand or "", "")
+            click.echo(f"\nstopped{kept}", err=True)
             ctx.exit(143 if isinstance(stop, Terminated) else 130)
         except user_errors() as error:
             raise click.ClickException(_printable(" ".join(str(error).split()))) from None
@@ -47,9 +45,22 @@ class Commands(click.Group):
             raise click.ClickException(_os_error(error)) from None
 
 
+_SHARDS_KEPT = "; finished shards are kept, and the same command goes on from there"
+_KEPT = {
+    "precompute": _SHARDS_KEPT,
+    "demo": _SHARDS_KEPT,
+    "train": "; the last checkpoint is kept, and the same command with --resume goes on from there",
+}
+"""What a command that was stopped leaves behind."""
+
 _USER_ERRORS = (
     ("cache.errors", "StoreError"),
     ("configs.load", "ConfigError"),
+    ("heads.checkpoint", "CheckpointError"),
+    ("heads.protocols.base", "ProtocolError"),
+    ("heads.run", "RunError"),
+    ("heads.sources.base", "SourceError"),
+    ("heads.tasks.base", "TaskError"),
     ("pipeline.checkpoints", "BackboneError"),
     ("pipeline.datasets.base", "DatasetError"),
     ("pipeline.distributed", "ClusterError"),
@@ -104,6 +115,14 @@ set_option = click.option(
 )
 part_option = click.option(
     "--part", default="1/1", metavar="K/N", callback=_parse_part, help="Do only part K of N."
+)
+cache_option = click.option(
+    "--cache",
+    "caches",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="STORE",
+    help="A store to read; may be repeated.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -183,6 +202,7 @@ def precompute(
     interruption: finished shards are skipped. New images, timesteps and layers join the store.
     """
     from configs import load_config
+    from pipeline.bar import ImageBar
     from pipeline.precompute import precompute as run
 
     if workers and scheduler:
@@ -192,12 +212,92 @@ def precompute(
         from pipeline.distributed import Cluster
 
         cluster = Cluster(scheduler, workers or 1)
-    with _ProgressBar() as bar:
+    with ImageBar() as bar:
         report = run(load_config(config, overrides), out, part, cluster, bar.update, _note)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), indent=2, default=str))
     else:
         click.echo(_precompute_text(report))
+
+
+@_examples(
+    "sketchfusion train my.yaml --set task=retrieval --out runs/retrieval",
+    "sketchfusion train my.yaml --cache stores/a --cache stores/b --out runs/both",
+    "sketchfusion train my.yaml --set train.injection.sites=all --out runs/live",
+    "sketchfusion train my.yaml --out runs/retrieval --resume",
+)
+@main.command()
+@click.argument("config")
+@cache_option
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")
+@set_option
+@click.option("--resume", is_flag=True, help="Go on with the run where it stopped.")
+@json_option
+def train(
+    config: str,
+    caches: tuple[Path, ...],
+    out: Path | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Stage 2: train one task's head on the features of one store or several.
+
+    CONFIG is a YAML file or the name of a preset, with a task. Nothing is computed again, unless
+    the injection is trained (train.injection.sites) or the UNet (train.finetune): then the UNet
+    runs live. With train.cycle.epochs the injection is trained first, a store precomputed with
+    it, and the head then goes on from that store.
+    """
+    from configs import load_config
+    from heads.bar import StepBar
+    from heads.cycle import train_cycle
+    from heads.train import train as run
+    from pipeline.bar import ImageBar
+
+    loaded = load_config(config, overrides)
+    out = out or Path("runs") / f"{loaded.name}-{loaded.task}"
+    with ImageBar() as images, StepBar() as steps:
+        if loaded.train.cycle.epochs:
+            report = train_cycle(loaded, caches, out, resume, steps.update, images.update, _note)
+        else:
+            report = run(loaded, caches, out, resume, steps.update, _note)
+    click.echo(
+        json.dumps(dataclasses.asdict(report), indent=2, default=str)
+        if as_json
+        else report.as_text()
+    )
+
+
+@_examples(
+    "sketchfusion evaluate runs/retrieval",
+    "sketchfusion evaluate runs/retrieval --json",
+    "sketchfusion evaluate runs/ours --cache stores/dinov2 --beside runs/finetuned",
+)
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@cache_option
+@click.option(
+    "--beside",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Another run for the table; may be repeated.",
+)
+@click.option("--no-floors", is_flag=True, help="Leave out the scores that need no network.")
+@json_option
+def evaluate(
+    run: Path, caches: tuple[Path, ...], beside: tuple[Path, ...], no_floors: bool, as_json: bool
+) -> None:
+    """Evaluate RUN on its test part, beside baselines, floors, chance and the paper.
+
+    Untrained baselines are read from the run's own stores where these can give them; --cache
+    adds further ones, such as plain SD beside an injected store, or DINO.
+    """
+    from heads.evaluate import evaluate as score
+    from heads.table import text_table
+
+    evaluation = score(run, caches, beside, not no_floors, _note)
+    click.echo(json.dumps(evaluation.as_json(), indent=2) if as_json else text_table(evaluation))
 
 
 @main.group()
@@ -289,8 +389,9 @@ def cache_verify(store: Path, fast: bool, as_json: bool) -> None:
 def demo(out: Path) -> None:
     """The whole of stage 1 offline on the built-in backbone; ends with a report."""
     from heads.demo import run_demo
+    from pipeline.bar import ImageBar
 
-    with _ProgressBar() as bar:
+    with ImageBar() as bar:
         summary = run_demo(out, bar.update, _note)
     click.echo(summary)
 
@@ -302,33 +403,6 @@ def _note(line: str) -> None:
 def _printable(text: str) -> str:
     """File names may hold line breaks and terminal codes: show these, do not send them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-class _ProgressBar:
-    """A tqdm bar over images: one for each precompute, from its first batch to its last."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def update(self, progress: Progress) -> None:
-        from tqdm import tqdm
-
-        if self._bar is None:
-            self._bar = tqdm(
-                total=progress.n_images, unit="img", smoothing=0.05, dynamic_ncols=True
-            )
-        self._bar.set_postfix_str(progress.shares(), refresh=False)
-        self._bar.update(progress.done - self._bar.n)
-        if progress.done == progress.n_images:
-            self.__exit__()
-
-    def __enter__(self) -> _ProgressBar:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:
@@ -344,6 +418,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
             "clip": plan.cost.clip,
             "unet_pass": plan.cost.unet,
             "unet_passes": plan.cost.passes,
+            "vision": plan.cost.vision,
             "total": plan.cost.total,
         },
         "device": plan.device,
@@ -357,14 +432,18 @@ def _plan_text(plan: Plan) -> str:
 
     cost = plan.cost
     per_image = sum(plan.bytes_by_array.values())
+    networks = (
+        f"vision transformer {human_flops(cost.vision)}"
+        if cost.vision
+        else f"VAE {human_flops(cost.vae)}, CLIP {human_flops(cost.clip)}, "
+        f"UNet {human_flops(cost.unet)} x {cost.passes}"
+    )
     lines = [
         f"images      {plan.n_images:,} ({plan.n_to_do:,} to do; "
         f"{plan.n_skipped:,} other files left out)",
         f"disk        {human_bytes(plan.bytes_needed)} needed, "
         f"{human_bytes(plan.bytes_free)} free at {plan.place}",
-        f"per image   {human_bytes(per_image)}, {human_flops(cost.total)} "
-        f"(VAE {human_flops(cost.vae)}, CLIP {human_flops(cost.clip)}, "
-        f"UNet {human_flops(cost.unet)} x {cost.passes})",
+        f"per image   {human_bytes(per_image)}, {human_flops(cost.total)} ({networks})",
     ]
     lines += [f"  {name:<16} {human_bytes(n)}" for name, n in plan.bytes_by_array.items()]
     lines.append(

@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from configs.base import one_is_a_list_of_one
 from configs.schema import Config
 
 HERE = Path(__file__).parent
@@ -52,7 +53,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     for section in ("backbone", "dataset"):
         if isinstance(document.get(section), str):
             document[section] = _expand(section, document[section], path.parent)
-    _resolve_paths(document, path.parent)
+    resolve_paths(document, path.parent)
     for override in overrides:
         _apply(document, override)
     document["train"] = _with_task_defaults(document.get("task"), document.get("train"))
@@ -110,7 +111,7 @@ def _expand(section: str, name: str, beside: Path) -> dict[str, Any]:
     for path in (HERE / SECTIONS[section] / f"{name}.yaml", beside / name, Path(name)):
         if path.is_file():
             mapping = _read_mapping(path)
-            _resolve_paths({section: mapping}, path.parent)
+            resolve_paths({section: mapping}, path.parent)
             return mapping
     known = preset_names(section)
     raise ConfigError(
@@ -190,8 +191,16 @@ def _dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
             yield from _dotted_keys(section, f"{prefix}{name}.")
 
 
-def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
+def resolve_paths(document: dict[str, Any], folder: Path) -> None:
     """Make relative paths that exist beside the file absolute; leave the rest as they are."""
+    dataset, train = document.get("dataset"), document.get("train")
+    also = dataset.get("also") if isinstance(dataset, dict) else None
+    for further in also if isinstance(also, list) else ():
+        resolve_paths({"dataset": further}, folder)
+    for key in ("caches", "baseline_caches"):
+        paths = one_is_a_list_of_one(train.get(key)) if isinstance(train, dict) else None
+        if isinstance(paths, list) and all(isinstance(path, str) for path in paths):
+            train[key] = [_resolved(path, folder) for path in paths]
     places = (
         ("backbone", "sd", "source"),
         ("backbone", "clip", "model"),
@@ -214,11 +223,14 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
             continue  # A folder that happens to be called `nano` is not meant.
         if key == "model" and not node[key].endswith(".json"):
             continue  # Nor one that is called like a model.
-        value = Path(node[key]).expanduser()
-        if value.is_absolute():
-            node[key] = str(value)
-        elif (folder / value).exists():
-            node[key] = str((folder / value).resolve())
+        node[key] = _resolved(node[key], folder)
+
+
+def _resolved(text: str, folder: Path) -> str:
+    value = Path(text).expanduser()
+    if value.is_absolute():
+        return str(value)
+    return str((folder / value).resolve()) if text and (folder / value).exists() else text
 
 
 def _first_problem(error: ValidationError) -> tuple[str, str]:

@@ -91,6 +91,12 @@ class TripletConfig(Section):
     """How many photos of one category come together in a batch."""
 
 
+class FineGrainedConfig(TripletConfig):
+    """The same, with the photos that are hard to tell apart in one batch."""
+
+    same_category: Whole = Field(default=4, ge=1)
+
+
 class RecognitionConfig(Section):
     """Recognition."""
 
@@ -160,13 +166,13 @@ class TrainConfig(Section):
 
     correspondence: CorrespondenceConfig = CorrespondenceConfig()
     retrieval: TripletConfig = TripletConfig()
-    fine_grained: TripletConfig = TripletConfig(same_category=4)
+    fine_grained: FineGrainedConfig = FineGrainedConfig()
     recognition: RecognitionConfig = RecognitionConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
 
-    _as_list = field_validator("features", "layers", "timesteps", mode="before")(
-        one_is_a_list_of_one
-    )
+    _as_list = field_validator(
+        "caches", "baseline_caches", "features", "layers", "timesteps", mode="before"
+    )(one_is_a_list_of_one)
 
     @field_validator("features", "layers", "timesteps")
     @classmethod

@@ -1,0 +1,95 @@
+"""All five heads on the procedural world, over several seeds, beside baselines, floors and chance.
+
+    python benchmarks/tasks.py --out DIR [--seeds 11 12 13] [--tasks retrieval ...] [--set a.b=c]
+
+Every seed is a world of its own and the seed of its training; its store is computed once and all
+heads read it. Prints one Markdown table a task: mean and spread (half the range) over the seeds.
+Run again, it goes on where it stopped and trains only what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from configs import load_config
+from heads.evaluate import evaluate
+from heads.run import Run
+from heads.tasks import TASKS
+from heads.train import train
+from pipeline.precompute import precompute
+
+
+def main() -> None:
+    """Precompute, train and evaluate whatever is missing, then print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of stores and runs")
+    parser.add_argument("--config", default="shapes")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    arguments = parser.parse_args()
+    for task in arguments.tasks:
+        results = [
+            evaluated(arguments.config, arguments.overrides, task, seed, arguments.out)
+            for seed in arguments.seeds
+        ]
+        print(markdown(task, results), flush=True)
+
+
+def evaluated(
+    name: str, overrides: Sequence[str], task: str, seed: int, out: Path
+) -> dict[str, Any]:
+    """One head's evaluation in one world, as `evaluate --json` gives it."""
+    seeds = [f"dataset.seed={seed}", f"train.seed={seed}", f"task={task}"]
+    config = load_config(name, [*overrides, *seeds])
+    store = out / f"store-{seed}"
+    precompute(config, store, log=note)
+    run = Run(out / f"{task}-{seed}")
+    if not run.evaluation.is_file():
+        train(config, [store], run.folder, resume=True, log=note)
+        evaluate(run.folder, log=note)
+    found: dict[str, Any] = json.loads(run.evaluation.read_text())
+    return found
+
+
+def markdown(task: str, results: Sequence[dict[str, Any]]) -> str:
+    """A table of means and half ranges, in hundredths."""
+    first = results[0]
+    metrics = list(first["metrics"])
+    rows = [(first["name"], [found["metrics"] for found in results])]
+    rows += [(name, [found["baselines"][name] for found in results]) for name in first["baselines"]]
+    rows.append(("chance", [found["chance"] for found in results]))
+    lines = [
+        f"**{task}** by `{first['protocol']}`, n = "
+        + ", ".join(f"{found['n']:,}" for found in results),
+        "",
+        "| | " + " | ".join(metrics) + " |",
+        "|---|" + "---:|" * len(metrics),
+    ]
+    for name, scores in rows:
+        cells = [cell([score[metric] for score in scores if metric in score]) for metric in metrics]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def cell(values: Sequence[float]) -> str:
+    """Mean and half range."""
+    if not values:
+        return "-"
+    spread = (max(values) - min(values)) / 2
+    return f"{100 * statistics.mean(values):.1f} ± {100 * spread:.1f}"
+
+
+def note(line: str) -> None:
+    """Progress, apart from the tables."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Weights on disk: safetensors with what belongs to them in the header, and a JSON to look at.
+
+A file is written beside its name, synced and renamed: it is whole or it is not there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+_FACTS = "sketchfusion"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors on the CPU, and plain facts about them."""
+
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with `prefix.`, without it."""
+        start = f"{prefix}."
+        return {
+            name.removeprefix(start): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(start)
+        }
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write `path`, and its facts to the `.json` of the same name. Raises OSError."""
+    tensors = {
+        name: tensor.detach().to("cpu").contiguous().clone()
+        for name, tensor in checkpoint.tensors.items()
+    }
+    facts = json.dumps(dict(checkpoint.facts), sort_keys=True)
+    beside = path.with_suffix(".tmp")
+    save_file(tensors, str(beside), metadata={_FACTS: facts})
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    _sync_folder(path.parent)
+    write_facts(path, checkpoint)
+
+
+def write_facts(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint's facts beside it, for people. Raises OSError."""
+    write_text(path.with_suffix(".json"), json.dumps(dict(checkpoint.facts), indent=2) + "\n")
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read what `save_checkpoint` wrote. Raises CheckpointError."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            facts = json.loads((file.metadata() or {})[_FACTS])
+            return Checkpoint({name: file.get_tensor(name) for name in tuple(file.keys())}, facts)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; train the run first") from None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason})") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file as a whole."""
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    _sync_folder(path.parent)
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]
+) -> dict[str, Tensor]:
+    """An optimiser's state per parameter, under the parameters' names."""
+    return {
+        f"{names[parameter]}/{key}": value
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+@torch.no_grad()
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[nn.Parameter, str],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Give an optimiser the state that `optimizer_tensors` told."""
+    parameter_of = {name: parameter for parameter, name in names.items()}
+    for key, value in tensors.items():
+        name, _, kind = key.rpartition("/")
+        parameter = parameter_of[name]
+        # The count of steps stays on the CPU, as the optimiser keeps it.
+        device = "cpu" if kind == "step" else parameter.device
+        optimizer.state[parameter][kind] = value.to(device)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,184 @@
+"""`sketchfusion evaluate` as one function: a run beside baselines, floors, chance and the paper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from cache import FeatureStore
+from configs import Config
+from heads.baselines import find_baselines, score_baseline, score_floors
+from heads.checkpoint import write_text
+from heads.experiment import Experiment, Log, open_experiment
+from heads.protocols import Score
+from heads.reading import check_same_pictures
+from heads.run import Run, RunError, open_run
+
+OURS = "SketchFusion"
+FINETUNING = "B-Finetuning"
+_PROBED = {
+    ("clip",): "B-CLIP (probe)",
+    ("sd",): "B-SD (probe)",
+    ("clip", "sd"): "B-SD+CLIP (probe)",
+    ("dino",): "B-DINO (probe)",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results of a run, as fractions of 1 by metric name."""
+
+    name: str
+    """What the run is called in the table."""
+    task: str
+    protocol: str
+    variants: Mapping[str, str]
+    split: str
+    metrics: Mapping[str, float]
+    beside: Mapping[str, float]
+    baselines: Mapping[str, Mapping[str, float]]
+    """Untrained features, other runs, and floors."""
+    missing: Mapping[str, str]
+    """Baselines that no store could give, and why."""
+    chance: Mapping[str, float]
+    paper: Mapping[str, Mapping[str, float]]
+    """Published numbers by method; empty where the protocol or the data is not the paper's."""
+    n: int
+    stores: Sequence[str]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    def as_json(self) -> dict[str, Any]:
+        """One plain object."""
+        return {key: _plain(value) for key, value in vars(self).items()}
+
+
+def evaluate(
+    folder: Path,
+    caches: Sequence[Path] = (),
+    beside: Sequence[Path] = (),
+    floors: bool = True,
+    log: Log = lambda line: None,
+) -> Evaluation:
+    """Evaluate a run on its test part, and everything it is compared with.
+
+    Args:
+        caches: further stores, for baselines that the run's own cannot give.
+        beside: other runs of the same task and protocol, shown among the baselines.
+        floors: whether to compute the scores that need no network; they read every picture.
+
+    Raises:
+        RunError: not a finished run, or a run beside it that is not comparable; otherwise as
+        `open_experiment`.
+    """
+    run = open_run(folder)
+    experiment = reopen(run, log)
+    task = experiment.task
+    log(f"evaluating {folder}: {len(task.parts.test):,} of the test part")
+    score = score_run(run, experiment)
+    baselines: dict[str, Mapping[str, float]] = {}
+    further = [*caches, *experiment.config.train.baseline_caches]
+    stores = [*experiment.stores, *(FeatureStore.open(path) for path in further)]
+    check_same_pictures(stores)
+    found, missing = find_baselines(experiment.config, stores, _tested(experiment))
+    for baseline in found:
+        log(f"evaluating {baseline.name}")
+        baselines[baseline.name] = score_baseline(baseline, task, experiment.device).metrics
+    for path in beside:
+        name, other = _score_beside(open_run(path), task.protocol.name, experiment, log)
+        baselines[name if name not in baselines else f"{name} ({path.name})"] = other.metrics
+    if floors:
+        log("evaluating floors")
+        for name, floor in score_floors(task, experiment.dataset).items():
+            baselines[name] = floor.metrics
+    paper = task.protocol.paper
+    notes = [*task.parts.notes, *score.notes]
+    if paper is not None and not task.parts.complete:
+        notes.append("published numbers are left out: the protocol's images are not all here")
+    elif paper is not None and paper.note:
+        notes.append(f"published numbers: {paper.note}")
+    evaluation = Evaluation(
+        name=run_name(experiment.config),
+        task=task.name,
+        protocol=task.protocol.name,
+        variants=dict(task.protocol.variants),
+        split="test",
+        metrics=dict(score.metrics),
+        beside=dict(score.beside),
+        baselines=baselines,
+        missing=missing,
+        chance=task.protocol.chance(task.parts.test),
+        paper=dict(paper.results) if paper is not None and task.parts.complete else {},
+        n=score.n,
+        stores=[store.fingerprint for store in experiment.stores],
+        notes=notes,
+    )
+    write_text(run.evaluation, json.dumps(evaluation.as_json(), indent=2) + "\n")
+    return evaluation
+
+
+def reopen(run: Run, log: Log) -> Experiment:
+    """A run's experiment, with its best weights. Raises RunError where there are none."""
+    if not run.best.is_file():
+        raise RunError(f"{run.folder}: has no trained weights yet; train it with --resume")
+    config = run.config()
+    accelerator = Accelerator(cpu=config.train.device == "cpu")
+    experiment = open_experiment(
+        config, run.store_paths(), accelerator.device, log, run.image_ids()
+    )
+    run.check_stores(experiment.stores)
+    run.check_split(experiment.task.parts)
+    experiment.learner.to(experiment.device)
+    experiment.learner.restore(run.best_checkpoint().tensors)
+    experiment.learner.eval()
+    return experiment
+
+
+def score_run(run: Run, experiment: Experiment) -> Score:
+    """The test score of an experiment with its weights in place."""
+    task, learner = experiment.task, experiment.learner
+    fitted = task.fit(learner.describe, learner.layers)
+    return task.evaluate(task.parts.test, learner.describe, learner.layers, fitted)
+
+
+def run_name(config: Config) -> str:
+    """What a run is called beside others: the paper's name for what it trains."""
+    train = config.train
+    if train.finetune:
+        return FINETUNING
+    injected = bool(train.injection.sites) or config.extraction.injection is not None
+    if injected and train.features == ("sd",):
+        return OURS
+    if train.aggregation == "linear":
+        return _PROBED.get(train.features, "probe of " + "+".join(train.features))
+    return "aggregated " + "+".join(name.upper() for name in train.features)
+
+
+def _score_beside(run: Run, protocol: str, experiment: Experiment, log: Log) -> tuple[str, Score]:
+    """Another run's name and score; it must have been tested on the same images."""
+    other = reopen(run, log)
+    task = experiment.task
+    if (other.task.name, other.task.protocol.name) != (task.name, protocol):
+        raise RunError(
+            f"{run.folder}: is {other.task.name} by {other.task.protocol.name}, not {task.name} by "
+            f"{protocol}; they do not belong into one table"
+        )
+    if other.task.parts.test.ids != task.parts.test.ids:
+        raise RunError(f"{run.folder}: was tested on other images; train it on the same stores")
+    log(f"evaluating {run.folder}")
+    return run_name(other.config), score_run(run, other)
+
+
+def _tested(experiment: Experiment) -> list[str]:
+    """Every image of the training, validation and test parts."""
+    return list(dict.fromkeys(i for ids in experiment.task.parts.ids().values() for i in ids))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, list | tuple) else value

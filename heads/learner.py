@@ -1,0 +1,93 @@
+"""All that learns, as one module: what is in front of the head, the head, the task's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cache import StoreError
+from configs import TrainConfig
+from heads.aggregation import AggregationNetwork, Descriptors
+from heads.probes import LinearProbe
+from heads.sources import FeatureSource
+from heads.tasks import Located, Task
+
+
+class Learner(nn.Module):
+    """Gives the loss of a batch, and descriptors of images.
+
+    Args:
+        task: says what the loss is.
+        source: gives feature maps; its `trained` module, if any, learns with the head.
+        settings: the head's shape.
+    """
+
+    def __init__(self, task: Task[Any, Any], source: FeatureSource, settings: TrainConfig) -> None:
+        super().__init__()
+        self.task = task
+        self.source = source
+        channels = map_channels(source.shapes)
+        if settings.aggregation == "linear":
+            self.aggregation: nn.Module = LinearProbe(
+                channels, settings.width, settings.grid, settings.dropout
+            )
+        else:
+            self.aggregation = AggregationNetwork(
+                channels, settings.width, settings.grid, settings.dropout
+            )
+        self.layers = task.layers(settings.width)
+        self.front = source.trained
+
+    def forward(self, batch: Sequence[Any]) -> Tensor:
+        """The mean loss of a batch of the task's examples."""
+        ids = self.task.images(batch)
+        found = Located.of(ids, self.aggregation(self.source.maps(ids)))
+        return self.task.loss(batch, found, self.layers)
+
+    @torch.no_grad()
+    def describe(self, ids: Sequence[str]) -> Descriptors:
+        """Descriptors of images, as in evaluation: nothing dropped, no gradients."""
+        was_training = self.training
+        self.eval()
+        try:
+            descriptors: Descriptors = self.aggregation(self.source.maps(ids))
+        finally:
+            self.train(was_training)
+        return descriptors
+
+    def learned(self) -> dict[str, Tensor]:
+        """Everything that training changes, by name; what is frozen is not among it."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        return {name: tensor for name, tensor in self.state_dict().items() if name in trained}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `learned` gave. Raises StoreError where it does not fit."""
+        own = self.learned()
+        if tensors.keys() != own.keys():
+            strangers = sorted(tensors.keys() ^ own.keys())
+            raise StoreError(
+                f"the weights are of another head: {strangers[0]} is only on one side; "
+                "use the run's own configuration and arrays"
+            )
+        for name, tensor in tensors.items():
+            if own[name].shape != tensor.shape:
+                raise StoreError(
+                    f"the weights are of another head: {name} is {list(tensor.shape)}, "
+                    f"here {list(own[name].shape)}"
+                )
+        self.load_state_dict(dict(tensors), strict=False)
+
+    def restore_head(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the head of another run, whatever was in front of it. Raises StoreError."""
+        own = self.learned()
+        front = {name: tensor for name, tensor in own.items() if name.startswith("front.")}
+        head = {name: tensor for name, tensor in tensors.items() if not name.startswith("front.")}
+        self.restore({**front, **head})
+
+
+def map_channels(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Channels of the maps among arrays; global descriptors are none."""
+    return {name: shape[0] for name, shape in shapes.items() if len(shape) == 3}

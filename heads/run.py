@@ -1,0 +1,209 @@
+"""A run's folder: what it was asked, what it read, its weights, its curve.
+
+RUN/config.yaml            the configuration, complete
+RUN/run.json               stores and fingerprints, protocol, machine, versions
+RUN/images.txt             the images it could read, one id a line
+RUN/split.json             which of them train, validate and test
+RUN/metrics.jsonl          one line for each logged step and each validation
+RUN/last.safetensors       everything needed to go on (.json: the same facts, to look at)
+RUN/best.safetensors       the weights with the best validation result
+RUN/injection.safetensors  the injection of those weights, where it was trained
+RUN/evaluation.json        results, baselines, floors and chance
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cache import FeatureStore, Recipe, RecipeMismatch
+from configs import Config, ConfigError, load_config
+from configs.load import resolve_paths
+from heads.checkpoint import Checkpoint, load_checkpoint, write_text
+from heads.protocols import Parts
+from heads.protocols.base import Images
+
+
+class RunError(ValueError):
+    """A run's folder that cannot be used as asked; the message says why and what to do."""
+
+
+class Run:
+    """The files of one run; see the module's docstring for their names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config_path = folder / "config.yaml"
+        self.last = folder / "last.safetensors"
+        self.best = folder / "best.safetensors"
+        self.injection = folder / "injection.safetensors"
+        self.evaluation = folder / "evaluation.json"
+        self._facts = folder / "run.json"
+        self._images = folder / "images.txt"
+        self._split = folder / "split.json"
+        self._metrics = folder / "metrics.jsonl"
+
+    @property
+    def exists(self) -> bool:
+        """Whether something was begun here."""
+        return self.config_path.is_file()
+
+    def begin(
+        self,
+        config: Config,
+        stores: Sequence[FeatureStore],
+        images: Images,
+        parts: Parts[Any],
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Write down what is asked, what is read and what for; the configuration last, as it
+        makes the folder a run. Raises OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        read = [
+            {
+                "path": str(store.path.resolve()),
+                "fingerprint": store.fingerprint,
+                "recipe": dict(store.recipe.fields),
+            }
+            for store in stores
+        ]
+        write_text(self._facts, json.dumps({**facts, "stores": read}, indent=2) + "\n")
+        write_text(self._images, "".join(f"{json.dumps(name)}\n" for name in images))
+        write_text(self._split, json.dumps(parts.ids(), indent=1) + "\n")
+        write_text(self.config_path, dump_config(config))
+
+    def config(self) -> Config:
+        """The configuration. Raises RunError where there is no run here."""
+        if not self.exists:
+            raise RunError(f"{self.folder}: not a run (it has no config.yaml); train one first")
+        return load_config(self.config_path)
+
+    def check_config(self, config: Config) -> None:
+        """Raise RunError where this run was begun with another configuration."""
+        ours, asked = (
+            yaml.safe_load(dump_config(self.config())),
+            yaml.safe_load(dump_config(config)),
+        )
+        differences = _plain_differences(ours, asked)
+        if differences:
+            raise RunError(
+                f"{self.folder}: was begun with another configuration "
+                f"({'; '.join(differences[:5])}); choose another --out, or ask for the same"
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """What `begin` wrote beside the configuration. Raises RunError."""
+        try:
+            document = json.loads(self._facts.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise RunError(f"{self._facts}: missing or damaged; train the run again") from None
+        if not isinstance(document, dict) or not isinstance(document.get("stores"), list):
+            raise RunError(f"{self._facts}: is not what a run writes; train the run again")
+        return document
+
+    def store_paths(self) -> list[Path]:
+        """Where the run's stores were."""
+        return [Path(str(entry["path"])) for entry in self.facts()["stores"]]
+
+    def check_stores(self, stores: Sequence[FeatureStore]) -> None:
+        """Raise RecipeMismatch unless these are stores of the recipes that the run read."""
+        known = {entry["fingerprint"]: entry for entry in self.facts()["stores"]}
+        for store in stores:
+            if store.fingerprint not in known:
+                expected = Recipe(next(iter(known.values()))["recipe"])
+                raise RecipeMismatch(
+                    f"{store.path}: not the store that {self.folder} was trained on "
+                    f"({'; '.join(store.recipe.differences(expected))}); give that one"
+                )
+
+    def image_ids(self) -> list[str]:
+        """The images that the run could read when it was begun. Raises RunError."""
+        try:
+            lines = self._images.read_text(encoding="utf-8").splitlines()
+            names = [json.loads(line) for line in lines]
+        except (OSError, ValueError):
+            names = []
+        if not names or not all(isinstance(name, str) for name in names):
+            raise RunError(f"{self._images}: missing or damaged; train the run again")
+        return names
+
+    def best_checkpoint(self) -> Checkpoint:
+        """The weights with the best validation result. Raises CheckpointError."""
+        return load_checkpoint(self.best)
+
+    def check_split(self, parts: Parts[Any]) -> None:
+        """Raise RunError unless these are the parts that the run was begun with: a result must
+        not come from images that were trained on, nor from fewer than it says."""
+        try:
+            ours = json.loads(self._split.read_text(encoding="utf-8"))
+            known = {name: set(ours[name]) for name in ("train", "val", "test")}
+        except (OSError, ValueError, LookupError, TypeError):
+            raise RunError(f"{self._split}: missing or damaged; train the run again") from None
+        for name, ids in parts.ids().items():
+            strangers = sorted(known[name] ^ set(ids))
+            if strangers:
+                where = "not any more" if strangers[0] in known[name] else "only now"
+                raise RunError(
+                    f"{self.folder}: the dataset gives another split than it was trained with: "
+                    f"{strangers[0]} is {where} in the {name} part; restore the dataset, or train "
+                    "a new run"
+                )
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Append a line to the curve."""
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(entry)) + "\n")
+
+    def curve(self) -> list[dict[str, Any]]:
+        """All whole lines of the curve."""
+        if not self._metrics.is_file():
+            return []
+        entries = []
+        for line in self._metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                continue  # The last line of a run that was killed while it wrote.
+        return entries
+
+    def rewind(self, step: int, epoch: int) -> None:
+        """Drop what the curve says of steps after `step`, and of validations after `epoch`: they
+        will be done again."""
+        kept = [
+            entry
+            for entry in self.curve()
+            if entry["step"] <= step and ("validation" not in entry or entry["epoch"] <= epoch)
+        ]
+        write_text(self._metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
+
+
+def dump_config(config: Config) -> str:
+    """A configuration as YAML, with every default, and paths that hold from anywhere."""
+    document = config.model_dump(mode="json")
+    resolve_paths(document, Path.cwd())
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+def open_run(folder: Path) -> Run:
+    """The run in a folder. Raises RunError where there is none."""
+    run = Run(folder)
+    try:
+        run.config()
+    except ConfigError as error:
+        raise RunError(f"{folder}: its configuration cannot be used ({error})") from None
+    return run
+
+
+def _plain_differences(ours: Any, asked: Any, prefix: str = "") -> list[str]:
+    """One line for each value that differs between two nested mappings."""
+    if isinstance(ours, dict) and isinstance(asked, dict):
+        return [
+            line
+            for key in dict.fromkeys([*ours, *asked])
+            for line in _plain_differences(ours.get(key), asked.get(key), f"{prefix}{key}.")
+        ]
+    return [] if ours == asked else [f"{prefix[:-1]}: the run has {ours}, asked is {asked}"]

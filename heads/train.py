@@ -1,0 +1,135 @@
+"""`sketchfusion train` as one function: from a configuration and stores to a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from cache.units import human_seconds
+from configs import Config
+from heads.experiment import Experiment, Log, open_experiment
+from heads.machine import describe_machine
+from heads.run import Run, RunError, open_run
+from heads.trainer import State, TrainListener, fit
+from pipeline.injection import Injection
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """A finished run."""
+
+    run: Path
+    epochs: int
+    steps: int
+    best: float | None
+    """The best validation result by the task's metric; None without validation."""
+    best_epoch: int | None
+    monitor: str
+    seconds: float
+    injection: Path | None
+    """The file with the trained injection."""
+
+    def as_text(self) -> str:
+        """What happened, for a terminal."""
+        lines = [
+            f"{self.run}: {self.epochs} epochs, {self.steps:,} steps in "
+            f"{human_seconds(self.seconds)}"
+        ]
+        if self.best is not None:
+            lines.append(
+                f"best validation {self.monitor}: {100 * self.best:.2f} in epoch {self.best_epoch}"
+            )
+        if self.injection is not None:
+            lines.append(
+                f"injection: {self.injection}; precompute it into a store of its own with "
+                f"--set extraction.injection={self.injection}"
+            )
+        lines.append(f"next: sketchfusion evaluate {self.run}")
+        return "\n".join(lines)
+
+
+def train(
+    config: Config,
+    caches: Sequence[Path],
+    out: Path,
+    resume: bool,
+    listener: TrainListener | None = None,
+    log: Log = lambda line: None,
+    initial: Path | None = None,
+) -> TrainReport:
+    """Train one task and write the run into `out`; with `resume` go on where it stopped.
+
+    Args:
+        caches: stores to read; none leaves it to the configuration.
+        listener: told about progress.
+        log: told about each step in one line.
+        initial: a finished run whose head this one starts from.
+
+    Raises:
+        RunError: `out` holds a run already and `resume` is false, or one of another
+            configuration. Otherwise as `open_experiment` and `fit`.
+    """
+    run = Run(out)
+    if run.exists and not resume:
+        raise RunError(f"{out}: holds a run already; add --resume, or choose another --out")
+    if run.exists:
+        run.check_config(config)
+    accelerator = Accelerator(
+        cpu=config.train.device == "cpu", mixed_precision=config.train.precision
+    )
+    experiment = open_experiment(
+        config,
+        list(caches) or (run.store_paths() if run.exists else []),
+        accelerator.device,
+        log,
+        run.image_ids() if run.exists else None,
+    )
+    if run.exists:
+        run.check_stores(experiment.stores)
+        run.check_split(experiment.task.parts)
+    elif accelerator.is_main_process:
+        _begin(run, experiment)
+    accelerator.wait_for_everyone()
+    learner = experiment.learner
+    if initial is not None and not run.last.exists():
+        learner.restore_head(open_run(initial).best_checkpoint().tensors)
+    parts = experiment.task.parts
+    log(
+        f"{experiment.task.name} by {experiment.task.protocol.name}: {len(parts.train):,} to train "
+        f"on, {len(parts.val):,} to validate, {len(parts.test):,} to test"
+    )
+    state = fit(learner, run, config.train, accelerator, listener)
+    injection = None
+    if isinstance(learner.front, Injection):
+        injection = run.injection
+        if accelerator.is_main_process:
+            learner.front.save(injection)
+    return _report(run, experiment, state, injection)
+
+
+def _begin(run: Run, experiment: Experiment) -> None:
+    task = experiment.task
+    facts = {
+        "task": task.name,
+        "protocol": task.protocol.name,
+        "variants": dict(task.protocol.variants),
+        "notes": list(task.parts.notes),
+        "machine": describe_machine(),
+    }
+    run.begin(experiment.config, experiment.stores, experiment.images, task.parts, facts)
+
+
+def _report(run: Run, experiment: Experiment, state: State, injection: Path | None) -> TrainReport:
+    return TrainReport(
+        run=run.folder,
+        epochs=state.epoch,
+        steps=state.step,
+        best=state.best,
+        best_epoch=state.best_epoch,
+        monitor=experiment.task.monitor,
+        seconds=state.seconds,
+        injection=injection,
+    )
