@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 if TYPE_CHECKING:
-    from pipeline.plan import Plan
-    from pipeline.precompute import Part, PrecomputeReport
+    from pipeline.precompute import Part
 
 
 class Terminated(BaseException):
@@ -38,7 +37,9 @@ class Commands(click.Group):
             click.echo(f"\nstopped{kept}", err=True)
             ctx.exit(143 if isinstance(stop, Terminated) else 130)
         except user_errors() as error:
-            raise click.ClickException(_printable(" ".join(str(error).split()))) from None
+            from cache.units import printable
+
+            raise click.ClickException(printable(" ".join(str(error).split()))) from None
         except OSError as error:
             if error.filename is None and error.strerror is None:
                 raise
@@ -164,7 +165,7 @@ def plan(
     from pipeline.plan import make_plan
 
     made = make_plan(load_config(config, overrides), out, part)
-    click.echo(json.dumps(_plan_json(made), indent=2) if as_json else _plan_text(made))
+    click.echo(json.dumps(made.as_json(), indent=2) if as_json else made.as_text())
     if not made.fits:
         raise click.ClickException(
             f"{made.place} has {human_bytes(made.bytes_free)} free but the store needs "
@@ -217,7 +218,7 @@ def precompute(
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), indent=2, default=str))
     else:
-        click.echo(_precompute_text(report))
+        click.echo(report.as_text())
 
 
 @_examples(
@@ -336,7 +337,7 @@ def cache_ls(folder: Path, as_json: bool) -> None:
 def cache_info(store: Path, as_json: bool) -> None:
     """Say what is in STORE: images, arrays, recipe, fingerprint."""
     from cache import describe_store
-    from cache.units import human_bytes
+    from cache.units import human_bytes, printable
 
     found = describe_store(store)
     if as_json:
@@ -351,7 +352,7 @@ def cache_info(store: Path, as_json: bool) -> None:
         shape = " x ".join(str(n) for n in array.shape)
         click.echo(f"  {name:<16} {array.dtype:<8} {shape:<14} {array.n_images:,} images")
     for image_id, reason in found.quarantined.items():
-        click.echo(_printable(f"  quarantined  {image_id}: {reason}"))
+        click.echo(printable(f"  quarantined  {image_id}: {reason}"))
 
 
 @_examples("sketchfusion cache verify stores/demo", "sketchfusion cache verify stores/demo --fast")
@@ -398,78 +399,6 @@ def demo(out: Path) -> None:
 
 def _note(line: str) -> None:
     click.echo(line, err=True)
-
-
-def _printable(text: str) -> str:
-    """File names may hold line breaks and terminal codes: show these, do not send them."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _plan_json(plan: Plan) -> dict[str, Any]:
-    return {
-        "images": plan.n_images,
-        "images_to_do": plan.n_to_do,
-        "files_skipped": plan.n_skipped,
-        "bytes_per_image": plan.bytes_by_array,
-        "bytes_needed": plan.bytes_needed,
-        "bytes_free": plan.bytes_free,
-        "flops_per_image": {
-            "vae": plan.cost.vae,
-            "clip": plan.cost.clip,
-            "unet_pass": plan.cost.unet,
-            "unet_passes": plan.cost.passes,
-            "vision": plan.cost.vision,
-            "total": plan.cost.total,
-        },
-        "device": plan.device,
-        "seconds_estimate": round(plan.seconds, 1),
-        "fits": plan.fits,
-    }
-
-
-def _plan_text(plan: Plan) -> str:
-    from cache.units import human_bytes, human_flops, human_seconds
-
-    cost = plan.cost
-    per_image = sum(plan.bytes_by_array.values())
-    networks = (
-        f"vision transformer {human_flops(cost.vision)}"
-        if cost.vision
-        else f"VAE {human_flops(cost.vae)}, CLIP {human_flops(cost.clip)}, "
-        f"UNet {human_flops(cost.unet)} x {cost.passes}"
-    )
-    lines = [
-        f"images      {plan.n_images:,} ({plan.n_to_do:,} to do; "
-        f"{plan.n_skipped:,} other files left out)",
-        f"disk        {human_bytes(plan.bytes_needed)} needed, "
-        f"{human_bytes(plan.bytes_free)} free at {plan.place}",
-        f"per image   {human_bytes(per_image)}, {human_flops(cost.total)} ({networks})",
-    ]
-    lines += [f"  {name:<16} {human_bytes(n)}" for name, n in plan.bytes_by_array.items()]
-    lines.append(
-        f"time        about {human_seconds(plan.seconds)} on {plan.device} "
-        "(rough: from a half-second probe)"
-    )
-    return "\n".join(lines)
-
-
-def _precompute_text(report: PrecomputeReport) -> str:
-    from cache.units import human_seconds
-
-    lines = [
-        f"{report.store}: {report.n_computed:,} images computed in "
-        f"{human_seconds(report.seconds)} (read {human_seconds(report.read_seconds)}, compute "
-        f"{human_seconds(report.compute_seconds)}, write {human_seconds(report.write_seconds)})",
-        f"fingerprint {report.fingerprint}",
-    ]
-    quarantined = [f"quarantined {image_id}: {why}" for image_id, why in report.quarantined.items()]
-    skipped = [f"left out {path}: {why}" for path, why in report.skipped[:10]]
-    lines += map(_printable, quarantined + skipped)
-    if len(report.skipped) > 10:
-        lines.append(f"left out {len(report.skipped) - 10} more files")
-    if report.n_shards_pending:
-        lines.append(f"left for other parts: {report.n_shards_pending} pieces of work")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

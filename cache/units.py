@@ -1,4 +1,4 @@
-"""Bytes, counts and seconds as people read them."""
+"""Bytes, counts, seconds and names as people read them."""
 
 from __future__ import annotations
 
@@ -37,3 +37,8 @@ def human_flops(flops: float) -> str:
             return f"{flops:.3g} {unit}FLOP"
         flops /= 1000
     return f"{flops:,.3g} PFLOP"
+
+
+def printable(text: str) -> str:
+    """File names may hold line breaks and terminal codes: show these, do not send them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

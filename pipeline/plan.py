@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cache import ArraySpec, FeatureStore, NotAStore
+from cache.units import human_bytes, human_flops, human_seconds
 from configs import Config
 from pipeline.arrays import array_specs
 from pipeline.backbone import DTYPES, pick_device
@@ -52,6 +54,51 @@ class Plan:
     def seconds(self) -> float:
         """Rough time for the images still to do, from a short probe of this machine."""
         return self.n_to_do * self.cost.total / self.flops_per_second
+
+    def as_json(self) -> dict[str, Any]:
+        """One plain object."""
+        return {
+            "images": self.n_images,
+            "images_to_do": self.n_to_do,
+            "files_skipped": self.n_skipped,
+            "bytes_per_image": self.bytes_by_array,
+            "bytes_needed": self.bytes_needed,
+            "bytes_free": self.bytes_free,
+            "flops_per_image": {
+                "vae": self.cost.vae,
+                "clip": self.cost.clip,
+                "unet_pass": self.cost.unet,
+                "unet_passes": self.cost.passes,
+                "vision": self.cost.vision,
+                "total": self.cost.total,
+            },
+            "device": self.device,
+            "seconds_estimate": round(self.seconds, 1),
+            "fits": self.fits,
+        }
+
+    def as_text(self) -> str:
+        """The same for a terminal."""
+        cost = self.cost
+        per_image = sum(self.bytes_by_array.values())
+        networks = (
+            f"vision transformer {human_flops(cost.vision)}"
+            if cost.vision
+            else f"VAE {human_flops(cost.vae)}, CLIP {human_flops(cost.clip)}, "
+            f"UNet {human_flops(cost.unet)} x {cost.passes}"
+        )
+        width = max(16, *map(len, self.bytes_by_array))
+        lines = [
+            f"images      {self.n_images:,} ({self.n_to_do:,} to do; "
+            f"{self.n_skipped:,} other files left out)",
+            f"disk        {human_bytes(self.bytes_needed)} needed, "
+            f"{human_bytes(self.bytes_free)} free at {self.place}",
+            f"per image   {human_bytes(per_image)}, {human_flops(cost.total)} ({networks})",
+            *(f"  {name:<{width}} {human_bytes(n)}" for name, n in self.bytes_by_array.items()),
+            f"time        about {human_seconds(self.seconds)} on {self.device} "
+            "(rough: from a half-second probe)",
+        ]
+        return "\n".join(lines)
 
 
 def make_plan(config: Config, out: Path | None = None, part: Part = WHOLE) -> Plan:

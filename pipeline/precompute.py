@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache import FeatureStore, StoreWriter
+from cache.units import human_seconds, printable
 from configs import Config
 from pipeline.collection import scan
 from pipeline.compute import Listener, compute_tasks
@@ -22,6 +23,10 @@ from pipeline.loader import auto_workers
 
 if TYPE_CHECKING:
     from pipeline.distributed import Cluster
+
+
+N_SKIPPED_SHOWN = 10
+"""Files left out that a report names."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,24 @@ class PrecomputeReport:
     compute_seconds: float
     write_seconds: float
     batch_size: int
+
+    def as_text(self) -> str:
+        """What was done and what was left out, for a terminal."""
+        lines = [
+            f"{self.store}: {self.n_computed:,} images computed in {human_seconds(self.seconds)} "
+            f"(read {human_seconds(self.read_seconds)}, "
+            f"compute {human_seconds(self.compute_seconds)}, "
+            f"write {human_seconds(self.write_seconds)})",
+            f"fingerprint {self.fingerprint}",
+        ]
+        left_out = [f"quarantined {image_id}: {why}" for image_id, why in self.quarantined.items()]
+        left_out += [f"left out {path}: {why}" for path, why in self.skipped[:N_SKIPPED_SHOWN]]
+        lines += map(printable, left_out)
+        if len(self.skipped) > N_SKIPPED_SHOWN:
+            lines.append(f"left out {len(self.skipped) - N_SKIPPED_SHOWN} more files")
+        if self.n_shards_pending:
+            lines.append(f"left for other parts: {self.n_shards_pending} pieces of work")
+        return "\n".join(lines)
 
 
 def precompute(
