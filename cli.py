@@ -397,6 +397,33 @@ def demo(out: Path) -> None:
     click.echo(summary)
 
 
+@_examples(
+    "sketchfusion doctor",
+    "sketchfusion doctor paper/sketchy-retrieval --set dataset.root=data/sketchy",
+    "sketchfusion doctor my.yaml --out /scratch/features --json",
+)
+@main.command()
+@click.argument("config", required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="The store, if it is known.")
+@set_option
+@json_option
+def doctor(config: str | None, out: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what works on this machine, and what to do about the rest.
+
+    With CONFIG, a YAML file or the name of a preset, also whether its weights, images and
+    protocol are there; exits with 1 if something it needs is missing. Downloads nothing.
+    """
+    from configs import load_config
+    from heads.doctor import diagnose
+
+    if overrides and config is None:
+        raise click.UsageError("--set changes a configuration; name one")
+    found = diagnose(None if config is None else load_config(config, overrides), out)
+    click.echo(json.dumps(found.as_json(), indent=2) if as_json else found.as_text())
+    if not found.ready:
+        sys.exit(1)
+
+
 def _note(line: str) -> None:
     click.echo(line, err=True)
 

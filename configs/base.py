@@ -11,9 +11,10 @@ Layer = Literal["s3", "s4", "s5"]
 
 
 class Section(BaseModel):
-    """A mapping of the configuration: unknown keys are refused, values never change."""
+    """A mapping of the configuration: unknown keys are refused, values never change, and numbers
+    are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Whole = Annotated[int, Field(strict=True)]

@@ -28,6 +28,8 @@ SECTIONS = {
     "task": "tasks",
     "architecture": "architectures",
 }
+PAPER = "paper"
+"""The folder of whole configurations that stand for the paper's tables: `paper/<name>`."""
 
 
 _PLAIN_WORDS = {
@@ -71,8 +73,13 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def preset_names(section: str = "") -> list[str]:
     """Names that may stand for a file: whole configurations, or those of one section."""
-    folder = HERE / SECTIONS[section] if section else HERE
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+    if section:
+        return sorted(path.stem for path in (HERE / SECTIONS[section]).glob("*.yaml"))
+    return sorted(
+        path.relative_to(HERE).with_suffix("").as_posix()
+        for folder in (HERE, HERE / PAPER)
+        for path in folder.glob("*.yaml")
+    )
 
 
 def preset_text(path: str) -> str:
@@ -84,11 +91,12 @@ def _find(source: str | Path) -> Path:
     path = Path(source)
     if path.is_file():
         return path
-    preset = HERE / f"{source}.yaml"
-    if preset.parent == HERE and preset.is_file():
-        return preset
-    known = ", ".join(preset_names())
-    raise ConfigError(f"{source}: no such file, and no preset of that name (presets: {known})")
+    known = preset_names()
+    if str(source) in known:
+        return HERE / f"{source}.yaml"
+    raise ConfigError(
+        f"{source}: no such file, and no preset of that name (presets: {', '.join(known)})"
+    )
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -197,10 +205,11 @@ def resolve_paths(document: dict[str, Any], folder: Path) -> None:
     also = dataset.get("also") if isinstance(dataset, dict) else None
     for further in also if isinstance(also, list) else ():
         resolve_paths({"dataset": further}, folder)
-    for key in ("caches", "baseline_caches"):
-        paths = one_is_a_list_of_one(train.get(key)) if isinstance(train, dict) else None
-        if isinstance(paths, list) and all(isinstance(path, str) for path in paths):
-            train[key] = [_resolved(path, folder) for path in paths]
+    if isinstance(train, dict):
+        for key in ("caches", "baseline_caches"):
+            paths = one_is_a_list_of_one(train.get(key))
+            if isinstance(paths, list) and all(isinstance(path, str) for path in paths):
+                train[key] = [_resolved(path, folder) for path in paths]
     places = (
         ("backbone", "sd", "source"),
         ("backbone", "clip", "model"),

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from configs.base import FilePath, Layer, Section, Whole, one_is_a_list_of_one
 
-Family = Literal["sd", "clip", "dino"]
+Family = Literal["sd", "clip", "clip_pooled", "dino", "dino_pooled"]
 Matcher = Literal["windowed", "soft-argmax", "nearest"]
 Negatives = Literal["hard", "semi-hard"]
 
@@ -126,7 +126,8 @@ class TrainConfig(Section):
     """The protocol's choices: ap, precision, fold, seed, unseen."""
 
     features: tuple[Family, ...] = ("sd",)
-    """Which maps are aggregated: sd (injected, where the store's are), clip, dino."""
+    """Which maps are aggregated: sd (injected, where the store's are), clip, dino; and the global
+    descriptors clip_pooled and dino_pooled, the same in every cell."""
     layers: tuple[Layer, ...] | None = None
     """Some of extraction.layers; null is all."""
     timesteps: tuple[Whole, ...] | None = None
@@ -140,6 +141,8 @@ class TrainConfig(Section):
     """The paper's network, or a linear probe of the concatenated maps."""
     width: Whole = Field(default=1280, ge=4, le=8192, multiple_of=4)
     """Channels of the descriptors."""
+    groups: Whole = Field(default=32, ge=1)
+    """Of channels that are normalised together; a narrow network needs fewer."""
     grid: Whole = Field(default=60, ge=2, le=256)
     """Cells on either side of the descriptor map."""
     dropout: float = Field(default=0.5, ge=0, lt=1)

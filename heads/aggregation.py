@@ -20,7 +20,8 @@ GRID = 60
 """Cells per side of the paper's descriptor map."""
 DROPOUT = 0.5
 """Share of the input values that the paper drops while training."""
-MAX_GROUPS = 32
+GROUPS = 32
+"""The paper's groups of channels that are normalised together: 40 channels each at its width."""
 
 _TIMESTEP = re.compile(r"(?<=/)t\d+/")
 
@@ -49,6 +50,9 @@ class AggregationNetwork(nn.Module):
         grid: cells G per side of the output.
         dropout: share of the layer maps' values dropped while training. It acts on the map as
             given, before anything is resized: one value of the map is the unit that is dropped.
+        groups: of channels in every group normalisation, or the next smaller number that divides
+            them. A narrow network needs fewer: a group of one channel loses its mean over the
+            cells, and so what a pooled descriptor is made of.
 
     Raises:
         ValueError: no arrays, a width that is no multiple of 4, or arrays of one layer that
@@ -61,6 +65,7 @@ class AggregationNetwork(nn.Module):
         width: int = WIDTH,
         grid: int = GRID,
         dropout: float = DROPOUT,
+        groups: int = GROUPS,
     ) -> None:
         super().__init__()
         if not channels:
@@ -78,17 +83,20 @@ class AggregationNetwork(nn.Module):
                     f"timestep {by_layer[layer_of(name)]}; they cannot share a block"
                 )
         self.blocks = nn.ModuleDict(
-            {layer: Bottleneck(count, width) for layer, count in by_layer.items()}
+            {layer: Bottleneck(count, width, groups) for layer, count in by_layer.items()}
         )
         # Under the arrays' names, so that weights are never loaded for another timestep.
         self.mixing = nn.ParameterDict({name: nn.Parameter(torch.ones(())) for name in channels})
 
     def forward(self, maps: Mapping[str, Tensor]) -> Descriptors:
-        """Descriptors of layer maps [B, C, h, w] by array name; other arrays are ignored."""
+        """Descriptors of layer maps [B, C, h, w] by array name; other arrays are ignored.
+
+        A global descriptor [B, D] counts as a map of one cell.
+        """
         aggregated: Tensor | None = None
         for name, weight in zip(self.arrays, self._normalised_mixing(), strict=True):
             block = self.blocks[layer_of(name)]
-            part = weight * block(self.dropout(maps[name]), self.grid)
+            part = weight * block(self.dropout(as_map(maps[name])), self.grid)
             aggregated = part if aggregated is None else aggregated + part
         assert aggregated is not None
         # Half precision cannot hold the squares that a length is made of.
@@ -114,17 +122,17 @@ class Bottleneck(nn.Module):
     not commute and runs on the grid.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, groups: int = GROUPS) -> None:
         super().__init__()
         inner = width // 4
         self.conv1 = nn.Conv2d(channels, inner, 1, bias=False)
-        self.norm1 = _group_norm(inner)
+        self.norm1 = _group_norm(inner, groups)
         self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
-        self.norm2 = _group_norm(inner)
+        self.norm2 = _group_norm(inner, groups)
         self.conv3 = nn.Conv2d(inner, width, 1, bias=False)
-        self.norm3 = _group_norm(width)
+        self.norm3 = _group_norm(width, groups)
         self.shortcut = nn.Conv2d(channels, width, 1, bias=False)
-        self.shortcut_norm = _group_norm(width)
+        self.shortcut_norm = _group_norm(width, groups)
         for conv in (self.conv1, self.conv2, self.conv3, self.shortcut):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
@@ -141,12 +149,17 @@ def layer_of(array: str) -> str:
     return _TIMESTEP.sub("", array)
 
 
+def as_map(values: Tensor) -> Tensor:
+    """A map [B, C, h, w] as it is; a global descriptor [B, D] as a map [B, D, 1, 1]."""
+    return values[:, :, None, None] if values.ndim == 2 else values
+
+
 def resize(layer_map: Tensor, grid: int) -> Tensor:
     """A map [B, C, h, w] bilinearly resized to [B, C, grid, grid]."""
     return F.interpolate(layer_map, size=(grid, grid), mode="bilinear", align_corners=False)
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
-    """The paper's 32 groups; where they do not divide the channels, the next smaller number."""
-    groups = next(n for n in range(min(MAX_GROUPS, channels), 0, -1) if channels % n == 0)
-    return nn.GroupNorm(groups, channels)
+def _group_norm(channels: int, groups: int) -> nn.GroupNorm:
+    """So many groups; where they do not divide the channels, the next smaller number."""
+    fitting = next(n for n in range(min(groups, channels), 0, -1) if channels % n == 0)
+    return nn.GroupNorm(fitting, channels)

@@ -64,15 +64,28 @@ def write_facts(path: Path, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read what `save_checkpoint` wrote. Raises CheckpointError."""
+    return _read(path, with_tensors=True)
+
+
+def load_facts(path: Path) -> Mapping[str, Any]:
+    """The facts alone. Raises CheckpointError."""
+    return _read(path, with_tensors=False).facts
+
+
+def _read(path: Path, with_tensors: bool) -> Checkpoint:
     try:
         with safe_open(str(path), framework="pt") as file:
             facts = json.loads((file.metadata() or {})[_FACTS])
-            return Checkpoint({name: file.get_tensor(name) for name in tuple(file.keys())}, facts)
+            names = tuple(file.keys()) if with_tensors else ()
+            return Checkpoint({name: file.get_tensor(name) for name in names}, facts)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; train the run first") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason})") from None
+        raise CheckpointError(
+            f"{path}: damaged or not a checkpoint ({reason}); restore it, or train the run again "
+            "in another folder"
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

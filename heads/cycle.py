@@ -48,6 +48,8 @@ def train_cycle(
         )
     if Run(out).exists and not resume:
         raise RunError(f"{out}: holds a run already; add --resume, or choose another --out")
+    if not Run(out).exists:
+        Run(out).check_free()
     log("1/3 train injection and head, live")
     live = train(live_config(config), caches, out / "live", resume, listener, log)
     assert live.injection is not None
@@ -80,5 +82,8 @@ def cached_config(config: Config, injection: Path, plain: Sequence[Path]) -> Con
             "baseline_caches": (*settings.baseline_caches, *plain),
         }
     )
-    extraction = config.extraction.model_copy(update={"injection": injection.resolve()})
+    # A stored prefix is for training an injection, and that is over.
+    extraction = config.extraction.model_copy(
+        update={"injection": injection.resolve(), "prefix": None}
+    )
     return config.model_copy(update={"train": train_part, "extraction": extraction})

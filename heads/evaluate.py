@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from cache import FeatureStore
 from configs import Config
+from heads.accelerator import open_accelerator
 from heads.baselines import find_baselines, score_baseline, score_floors
-from heads.checkpoint import write_text
+from heads.checkpoint import load_facts, write_text
 from heads.experiment import Experiment, Log, open_experiment
 from heads.protocols import Score
 from heads.reading import check_same_pictures
 from heads.run import Run, RunError, open_run
+from heads.tasks import Task
 
 OURS = "SketchFusion"
 FINETUNING = "B-Finetuning"
@@ -72,7 +72,7 @@ def evaluate(
         floors: whether to compute the scores that need no network; they read every picture.
 
     Raises:
-        RunError: not a finished run, or a run beside it that is not comparable; otherwise as
+        RunError: a run without weights, or a run beside it that is not comparable; otherwise as
         `open_experiment`.
     """
     run = open_run(folder)
@@ -88,21 +88,23 @@ def evaluate(
     for baseline in found:
         log(f"evaluating {baseline.name}")
         baselines[baseline.name] = score_baseline(baseline, task, experiment.device).metrics
+    own_name = run_name(experiment.config)
     for path in beside:
-        name, other = _score_beside(open_run(path), task.protocol.name, experiment, log)
-        baselines[name if name not in baselines else f"{name} ({path.name})"] = other.metrics
+        name, other = _score_beside(open_run(path), experiment, log)
+        taken = name == own_name or name in baselines
+        baselines[f"{name} ({path})" if taken else name] = other.metrics
     if floors:
         log("evaluating floors")
         for name, floor in score_floors(task, experiment.dataset).items():
             baselines[name] = floor.metrics
     paper = task.protocol.paper
-    notes = [*task.parts.notes, *score.notes]
+    notes = [*_unfinished(run, experiment.config), *task.parts.notes, *score.notes]
     if paper is not None and not task.parts.complete:
         notes.append("published numbers are left out: the protocol's images are not all here")
     elif paper is not None and paper.note:
         notes.append(f"published numbers: {paper.note}")
     evaluation = Evaluation(
-        name=run_name(experiment.config),
+        name=own_name,
         task=task.name,
         protocol=task.protocol.name,
         variants=dict(task.protocol.variants),
@@ -126,10 +128,8 @@ def reopen(run: Run, log: Log) -> Experiment:
     if not run.best.is_file():
         raise RunError(f"{run.folder}: has no trained weights yet; train it with --resume")
     config = run.config()
-    accelerator = Accelerator(cpu=config.train.device == "cpu")
-    experiment = open_experiment(
-        config, run.store_paths(), accelerator.device, log, run.image_ids()
-    )
+    device = open_accelerator(config.train, trains=False).device
+    experiment = open_experiment(config, run.store_paths(), device, log, run.image_ids())
     run.check_stores(experiment.stores)
     run.check_split(experiment.task.parts)
     experiment.learner.to(experiment.device)
@@ -158,19 +158,31 @@ def run_name(config: Config) -> str:
     return "aggregated " + "+".join(name.upper() for name in train.features)
 
 
-def _score_beside(run: Run, protocol: str, experiment: Experiment, log: Log) -> tuple[str, Score]:
-    """Another run's name and score; it must have been tested on the same images."""
+def _unfinished(run: Run, config: Config) -> list[str]:
+    """A note where training has not come to its end."""
+    if not run.last.is_file() or load_facts(run.last).get("finished"):
+        return []
+    epoch = load_facts(run.best).get("epoch")
+    return [f"training is not finished: weights of epoch {epoch} of {config.train.epochs}"]
+
+
+def _score_beside(run: Run, experiment: Experiment, log: Log) -> tuple[str, Score]:
+    """Another run's name and score; it must have been tested the same way on the same images."""
     other = reopen(run, log)
     task = experiment.task
-    if (other.task.name, other.task.protocol.name) != (task.name, protocol):
-        raise RunError(
-            f"{run.folder}: is {other.task.name} by {other.task.protocol.name}, not {task.name} by "
-            f"{protocol}; they do not belong into one table"
-        )
+    theirs, ours = _counting(other.task), _counting(task)
+    if theirs != ours:
+        raise RunError(f"{run.folder}: is {theirs}, not {ours}; they do not belong into one table")
     if other.task.parts.test.ids != task.parts.test.ids:
         raise RunError(f"{run.folder}: was tested on other images; train it on the same stores")
     log(f"evaluating {run.folder}")
     return run_name(other.config), score_run(run, other)
+
+
+def _counting(task: Task[Any, Any]) -> str:
+    """A task, its protocol and the protocol's variants, in words."""
+    variants = ", ".join(f"{key} {value}" for key, value in task.protocol.variants.items())
+    return f"{task.name} by {task.protocol.name}" + (f" ({variants})" if variants else "")
 
 
 def _tested(experiment: Experiment) -> list[str]:

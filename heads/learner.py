@@ -12,6 +12,7 @@ from cache import StoreError
 from configs import TrainConfig
 from heads.aggregation import AggregationNetwork, Descriptors
 from heads.probes import LinearProbe
+from heads.run import RunError
 from heads.sources import FeatureSource
 from heads.tasks import Located, Task
 
@@ -29,14 +30,14 @@ class Learner(nn.Module):
         super().__init__()
         self.task = task
         self.source = source
-        channels = map_channels(source.shapes)
+        channels = {name: shape[0] for name, shape in source.shapes.items()}
         if settings.aggregation == "linear":
             self.aggregation: nn.Module = LinearProbe(
                 channels, settings.width, settings.grid, settings.dropout
             )
         else:
             self.aggregation = AggregationNetwork(
-                channels, settings.width, settings.grid, settings.dropout
+                channels, settings.width, settings.grid, settings.dropout, settings.groups
             )
         self.layers = task.layers(settings.width)
         self.front = source.trained
@@ -47,21 +48,39 @@ class Learner(nn.Module):
         found = Located.of(ids, self.aggregation(self.source.maps(ids)))
         return self.task.loss(batch, found, self.layers)
 
+    def train(self, mode: bool = True) -> Learner:
+        """Training or evaluation mode of the head; what is in front of it is always in the latter,
+        in which its features were precomputed."""
+        super().train(mode)
+        if self.front is not None:
+            self.front.eval()
+        return self
+
     @torch.no_grad()
     def describe(self, ids: Sequence[str]) -> Descriptors:
-        """Descriptors of images, as in evaluation: nothing dropped, no gradients."""
+        """Descriptors of images, as in evaluation: nothing dropped, no gradients.
+
+        Raises RunError where they are no numbers, as after a training that diverged.
+        """
         was_training = self.training
         self.eval()
         try:
             descriptors: Descriptors = self.aggregation(self.source.maps(ids))
         finally:
             self.train(was_training)
+        if not descriptors.pooled.isfinite().all():
+            raise RunError(
+                "the head gives descriptors that are not numbers; train anew with a lower "
+                "train.learning_rate, or with train.gradient_norm=1"
+            )
         return descriptors
 
     def learned(self) -> dict[str, Tensor]:
-        """Everything that training changes, by name; what is frozen is not among it."""
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        return {name: tensor for name, tensor in self.state_dict().items() if name in trained}
+        """Everything that training changes, by name: what requires gradients, and statistics that
+        the head keeps. What is frozen is not among it."""
+        names = {name for name, p in self.named_parameters() if p.requires_grad}
+        names |= {name for name, _ in self.named_buffers() if not name.startswith("front.")}
+        return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `learned` gave. Raises StoreError where it does not fit."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads.aggregation import DROPOUT, Descriptors, resize
+from heads.aggregation import DROPOUT, Descriptors, as_map, resize
 
 
 class Concatenation(nn.Module):
@@ -71,8 +71,8 @@ class LinearProbe(nn.Module):
         self.projection = nn.Conv2d(sum(channels.values()), width, 1, bias=False)
 
     def forward(self, maps: Mapping[str, Tensor]) -> Descriptors:
-        """Descriptors of maps [B, C, h, w] by array name."""
-        unit = [F.normalize(resize(maps[name], self.grid), dim=1) for name in self.arrays]
+        """Descriptors of maps [B, C, h, w] by array name; of global descriptors [B, D] too."""
+        unit = [F.normalize(resize(as_map(maps[name]), self.grid), dim=1) for name in self.arrays]
         projected = self.projection(self.dropout(torch.cat(unit, dim=1))).float()
         return Descriptors(
             F.normalize(projected, dim=1), F.normalize(projected.mean((2, 3)), dim=1)

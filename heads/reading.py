@@ -34,7 +34,9 @@ def feature_arrays(
     maps = {
         "sd": [layer_array(timestep, layer) for timestep in timesteps for layer in layers],
         "clip": [CLIP_TOKENS],
+        "clip_pooled": [CLIP_POOLED],
         "dino": [DINO_TOKENS],
+        "dino_pooled": [DINO_POOLED],
     }
     return [name for family in families for name in maps[family]]
 
@@ -193,27 +195,24 @@ def _other_networks(store: FeatureStore, config: Config) -> list[str]:
     made, asked = store.provenance.get("backbone"), config.backbone.model_dump(mode="json")
     if not isinstance(made, Mapping):
         return []
+    random = made.get("weights") == asked["weights"] == "random"
     found = []
-    for dotted in _NETWORKS:
-        ours, theirs = made, asked
-        for key in dotted.split("."):
-            ours, theirs = (
-                value.get(key) if isinstance(value, Mapping) else None for value in (ours, theirs)
-            )
+    for dotted in _ARCHITECTURES if random else (*_ARCHITECTURES, *_WEIGHTS):
+        ours, theirs = _at(made, dotted), _at(asked, dotted)
         if not _same_source(ours, theirs):
             found.append(f"backbone.{dotted}: store has {ours}, requested {theirs}")
     return found
 
 
-_NETWORKS = (
-    "weights",
-    "sd.source",
-    "sd.revision",
-    "clip.model",
-    "clip.pretrained",
-    "timm.model",
-    "timm.pretrained",
-)
+_ARCHITECTURES = ("weights", "sd.source", "clip.model", "timm.model")
+_WEIGHTS = ("sd.revision", "clip.pretrained", "timm.pretrained")
+"""What says nothing of random weights."""
+
+
+def _at(document: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        document = document.get(key) if isinstance(document, Mapping) else None
+    return document
 
 
 def _same_source(ours: Any, theirs: Any) -> bool:

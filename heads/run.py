@@ -52,6 +52,15 @@ class Run:
         """Whether something was begun here."""
         return self.config_path.is_file()
 
+    def check_free(self) -> None:
+        """Raise RunError where the folder holds something that is not of a run."""
+        own = {self._facts, self._images, self._split, self.folder / "live", self.folder / "store"}
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if path not in own and path.suffix != ".tmp":
+                raise RunError(
+                    f"{self.folder}: not a run, and it holds {path.name}; choose another --out"
+                )
+
     def begin(
         self,
         config: Config,

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import Accelerator
+import torch
 
 from cache.units import human_seconds
 from configs import Config
+from heads.accelerator import open_accelerator
 from heads.experiment import Experiment, Log, open_experiment
 from heads.machine import describe_machine
 from heads.run import Run, RunError, open_run
@@ -77,9 +78,9 @@ def train(
         raise RunError(f"{out}: holds a run already; add --resume, or choose another --out")
     if run.exists:
         run.check_config(config)
-    accelerator = Accelerator(
-        cpu=config.train.device == "cpu", mixed_precision=config.train.precision
-    )
+    else:
+        run.check_free()
+    accelerator = open_accelerator(config.train)
     experiment = open_experiment(
         config,
         list(caches) or (run.store_paths() if run.exists else []),
@@ -91,6 +92,8 @@ def train(
         run.check_stores(experiment.stores)
         run.check_split(experiment.task.parts)
     elif accelerator.is_main_process:
+        # Where there is nothing to learn from, nothing is begun.
+        experiment.task.batches(torch.Generator())
         _begin(run, experiment)
     accelerator.wait_for_everyone()
     learner = experiment.learner

@@ -128,7 +128,9 @@ def fit(
         if has_validation and (state.epoch % settings.validate_every == 0 or last):
             metrics = validate(learner)
             logger.validation(state, n_steps, metrics)
+            # What is not a number is no result, and worse than any.
             found = metrics[task.monitor]
+            found = -math.inf if math.isnan(found) else found
             # Among equals the latest is taken: a small validation part is soon at its ceiling.
             improved = state.best is None or found >= state.best
             better = state.best is None or found > state.best

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from typing import Any
@@ -56,7 +56,7 @@ def protocol_names(task: Task) -> tuple[str, ...]:
     return tuple(protocol.name for protocol in _NAMED[task]) + held_out
 
 
-def find_protocol(task: Task, name: str, **options: Any) -> Protocol[Any]:
+def find_protocol(task: Task, name: str, /, **options: Any) -> Protocol[Any]:
     """The protocol of a task by name.
 
     Options are the variants: `ap` and `precision` of retrieval, `fold` of cross-validation,
@@ -80,6 +80,8 @@ def find_protocol(task: Task, name: str, **options: Any) -> Protocol[Any]:
         if key not in known_options:
             takes = ", ".join(sorted(known_options)) or "none"
             raise ProtocolError(f"{task} by {name} has no option {key!r}; it takes {takes}")
+        if not _OPTIONS[key] and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ProtocolError(f"{key} is {value!r}; give a whole number")
         if _OPTIONS[key] and value not in _OPTIONS[key]:
             raise ProtocolError(f"{key} is {value!r}; choose from {', '.join(_OPTIONS[key])}")
     return replace(protocol, **options)
@@ -94,7 +96,11 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 """What may be chosen, and from what; () where any number will do."""
 
 
-def _held_out(name: str, n: int, seed: int = 0, unseen: tuple[str, ...] = ()) -> HeldOut:
+def _held_out(name: str, n: int, seed: int = 0, unseen: Sequence[str] = ()) -> HeldOut:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ProtocolError(f"seed is {seed!r}; give a whole number")
+    if not isinstance(unseen, list | tuple) or not all(isinstance(one, str) for one in unseen):
+        raise ProtocolError(f"unseen is {unseen!r}; give a list of {n} categories")
     listed = tuple(unseen)
     if listed and len(set(listed)) != n:
         raise ProtocolError(f"{name} must list {n} categories as unseen, not {len(set(listed))}")

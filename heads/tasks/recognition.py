@@ -29,12 +29,14 @@ CLASSIFIED_AT_ONCE = 1024
 
 
 class Classifier(nn.Module):
-    """Class scores [B, C] of unit descriptors [B, P]: linear, or with one hidden layer."""
+    """Class scores [B, C] of descriptors [B, P]: linear, or with one hidden layer.
+
+    Descriptors come standardised to it: pooled ones are all alike but for small differences.
+    """
 
     def __init__(self, width: int, n_classes: int, hidden: int | None = None) -> None:
         super().__init__()
-        # Entries of a unit vector are small; at this length they have a spread of about 1.
-        self.length = width**0.5
+        self.standardise = nn.BatchNorm1d(width, affine=False)
         self.layers: nn.Module = (
             nn.Linear(width, n_classes)
             if hidden is None
@@ -42,7 +44,13 @@ class Classifier(nn.Module):
         )
 
     def forward(self, descriptors: Tensor) -> Tensor:
-        scores: Tensor = self.layers(descriptors * self.length)
+        if len(descriptors) == 1:
+            # One image has no spread: what is known of earlier ones must do.
+            known = self.standardise
+            standard = F.batch_norm(descriptors, known.running_mean, known.running_var)
+        else:
+            standard = self.standardise(descriptors)
+        scores: Tensor = self.layers(standard)
         return scores.float()
 
 
