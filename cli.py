@@ -57,9 +57,9 @@ _KEPT = {
 _USER_ERRORS = (
     ("cache.errors", "StoreError"),
     ("configs.load", "ConfigError"),
-    ("heads.checkpoint", "CheckpointError"),
+    ("heads.training.checkpoint", "CheckpointError"),
     ("heads.protocols.base", "ProtocolError"),
-    ("heads.run", "RunError"),
+    ("heads.training.run", "RunError"),
     ("heads.sources.base", "SourceError"),
     ("heads.tasks.base", "TaskError"),
     ("pipeline.checkpoints", "BackboneError"),
@@ -250,9 +250,9 @@ def train(
     it, and the head then goes on from that store.
     """
     from configs import load_config
-    from heads.bar import StepBar
-    from heads.cycle import train_cycle
-    from heads.train import train as run
+    from heads.training.bar import StepBar
+    from heads.training.cycle import train_cycle
+    from heads.training.train import train as run
     from pipeline.bar import ImageBar
 
     loaded = load_config(config, overrides)
@@ -294,8 +294,8 @@ def evaluate(
     Untrained baselines are read from the run's own stores where these can give them; --cache
     adds further ones, such as plain SD beside an injected store, or DINO.
     """
-    from heads.evaluate import evaluate as score
-    from heads.table import text_table
+    from heads.evaluation.evaluate import evaluate as score
+    from heads.evaluation.table import text_table
 
     evaluation = score(run, caches, beside, not no_floors, _note)
     click.echo(json.dumps(evaluation.as_json(), indent=2) if as_json else text_table(evaluation))

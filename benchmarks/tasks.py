@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from configs import load_config
-from heads.evaluate import evaluate
-from heads.run import Run
+from heads.evaluation.evaluate import evaluate
 from heads.tasks import TASKS
-from heads.train import train
+from heads.training.run import Run
+from heads.training.train import train
 from pipeline.precompute import precompute
 
 

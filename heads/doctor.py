@@ -61,8 +61,8 @@ def check_protocol(asked: Asked) -> Iterator[Finding]:
     if config is None or config.task is None:
         return
     from cache.units import printable
-    from heads.experiment import apply_protocol
     from heads.protocols import ProtocolError
+    from heads.training.experiment import apply_protocol
     from pipeline.datasets.base import DatasetError
 
     try:

@@ -36,7 +36,8 @@ class Classifier(nn.Module):
 
     def __init__(self, width: int, n_classes: int, hidden: int | None = None) -> None:
         super().__init__()
-        self.standardise = nn.BatchNorm1d(width, affine=False)
+        # Entries of unit vectors that are nearly alike: their variance lies far below the usual eps.
+        self.standardise = nn.BatchNorm1d(width, eps=1e-10, affine=False)
         self.layers: nn.Module = (
             nn.Linear(width, n_classes)
             if hidden is None
@@ -47,7 +48,9 @@ class Classifier(nn.Module):
         if len(descriptors) == 1:
             # One image has no spread: what is known of earlier ones must do.
             known = self.standardise
-            standard = F.batch_norm(descriptors, known.running_mean, known.running_var)
+            standard = F.batch_norm(
+                descriptors, known.running_mean, known.running_var, eps=known.eps
+            )
         else:
             standard = self.standardise(descriptors)
         scores: Tensor = self.layers(standard)

@@ -168,7 +168,8 @@ def validations(run_folder: Path) -> list[tuple[int, int]]:
 
 _SERVER = """
 import json, os, signal, sys
-import cli, heads.bar, heads.cycle, heads.evaluate, heads.table, pipeline.bar, torch
+import cli, heads.training.bar, heads.training.cycle
+import heads.evaluation.evaluate, heads.evaluation.table, pipeline.bar, torch
 torch.set_num_threads(1)
 for line in sys.stdin:
     job = json.loads(line)

@@ -53,13 +53,27 @@ def test_a_classifier_gives_a_score_for_every_class(kind: str) -> None:
         assert layers(torch.randn(3, 6)).dtype == torch.float32
 
 
-def test_a_linear_classifier_is_linear_and_starts_with_scores_of_moderate_size() -> None:
+def test_a_linear_classifier_is_linear_on_standardised_descriptors() -> None:
+    """However little descriptors differ, scores begin at a moderate size."""
     torch.manual_seed(0)
     wide = Classifier(512, 10)
-    unit = nn.functional.normalize(torch.randn(100, 512), dim=1)
-    assert 0.2 < float(wide(unit).detach().std()) < 2
+    alike = nn.functional.normalize(1 + 0.001 * torch.randn(100, 512), dim=1)
+    assert 0.2 < float(wide(alike).detach().std()) < 2
     weight, bias = (p.detach() for p in wide.layers.parameters())
-    torch.testing.assert_close(wide(unit), unit @ weight.T * 512**0.5 + bias)
+    spread = (alike.var(0, unbiased=False) + wide.standardise.eps).sqrt()
+    expected = (alike - alike.mean(0)) / spread @ weight.T + bias
+    torch.testing.assert_close(wide(alike), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_one_image_is_classified_and_trained_on_by_what_is_known_of_earlier_ones() -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(6, 3)
+    for _ in range(200):
+        classifier(2 + 3 * torch.randn(64, 6))
+    one = torch.randn(1, 6)
+    trained = classifier(one)
+    trained.sum().backward()
+    torch.testing.assert_close(trained, classifier.eval()(one))
 
 
 def test_another_hidden_layer_bends() -> None:
@@ -125,7 +139,7 @@ def test_without_training_images_there_is_one_line() -> None:
 def test_the_score_of_a_classifier_is_scikit_learns_accuracy() -> None:
     torch.manual_seed(1)
     task, known = task_of(), MadeUp(TEST.ids)
-    layers = task.layers(6)
+    layers = task.layers(6).eval()
     fitted = task.fit(known, layers)
     assert not known.asked and not fitted.tensors
     score = task.evaluate(TEST, known, layers, fitted)
@@ -139,7 +153,7 @@ def test_the_score_of_a_classifier_is_scikit_learns_accuracy() -> None:
 def test_rows_of_scores_are_the_ids_in_order() -> None:
     torch.manual_seed(1)
     task, known = task_of(), MadeUp(TEST.ids)
-    layers = task.layers(6)
+    layers = task.layers(6).eval()
     ids = TEST.ids[::-1]
     scores = task.scores(ids, known, layers, Fitted())
     assert scores.shape == (15, 4) and not scores.requires_grad
@@ -177,7 +191,7 @@ def test_more_images_than_go_at_once_are_all_classified(monkeypatch: pytest.Monk
     monkeypatch.setattr("heads.tasks.recognition.CLASSIFIED_AT_ONCE", 4)
     torch.manual_seed(1)
     task, known = task_of(), MadeUp(TEST.ids)
-    layers = task.layers(6)
+    layers = task.layers(6).eval()
     scores = task.scores(TEST.ids, known, layers, Fitted())
     torch.testing.assert_close(
         scores, layers(torch.stack([known.pooled[name] for name in TEST.ids])).detach()

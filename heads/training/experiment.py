@@ -13,13 +13,13 @@ from cache import FeatureStore, StoreError
 from configs import Config
 from configs.train import InjectionTraining
 from heads.frame import Frame
-from heads.learner import Learner
 from heads.protocols import Parts, Protocol, find_protocol
 from heads.protocols.base import Images
 from heads.protocols.defaults import default_protocol
-from heads.reading import check_pictures, configured_arrays, image_sizes, open_stores
 from heads.sources import FeatureSource, LiveOptions, choose_source
 from heads.tasks import TASKS, Task, TaskError
+from heads.training.learner import Learner
+from heads.training.reading import check_pictures, configured_arrays, image_sizes, open_stores
 from pipeline.backbone import Backbone, load_backbone
 from pipeline.datasets.base import Dataset
 from pipeline.injection import Injection, load_injection, open_injection

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs import Config
-from heads.experiment import Log
-from heads.run import Run, RunError
-from heads.train import TrainReport, train
-from heads.trainer import TrainListener
+from heads.training.experiment import Log
+from heads.training.run import Run, RunError
+from heads.training.train import TrainReport, train
+from heads.training.trainer import TrainListener
 from pipeline.compute import Listener
 from pipeline.precompute import precompute
 

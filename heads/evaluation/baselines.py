@@ -18,12 +18,12 @@ from configs import Config
 from configs.train import Family
 from heads.aggregation import Descriptors
 from heads.frame import Frame
-from heads.learner import map_channels
 from heads.probes import Concatenation
 from heads.protocols import Score
-from heads.reading import GLOBALS, feature_arrays
 from heads.sources import CachedFeatures
 from heads.tasks import Task
+from heads.training.learner import map_channels
+from heads.training.reading import GLOBALS, feature_arrays
 from pipeline.datasets.base import Dataset
 
 FAMILIES: Mapping[str, tuple[Family, ...]] = {

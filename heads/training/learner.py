@@ -12,9 +12,9 @@ from cache import StoreError
 from configs import TrainConfig
 from heads.aggregation import AggregationNetwork, Descriptors
 from heads.probes import LinearProbe
-from heads.run import RunError
 from heads.sources import FeatureSource
 from heads.tasks import Located, Task
+from heads.training.run import RunError
 
 
 class Learner(nn.Module):

@@ -12,7 +12,7 @@ import torch
 
 from cache import FeatureStore
 from configs import load_config
-from heads.reading import configured_arrays
+from heads.training.reading import configured_arrays
 from tests import tiny
 from tests.heads.worlds import (
     World,

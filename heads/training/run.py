@@ -23,9 +23,9 @@ import yaml
 from cache import FeatureStore, Recipe, RecipeMismatch
 from configs import Config, ConfigError, load_config
 from configs.load import resolve_paths
-from heads.checkpoint import Checkpoint, load_checkpoint, write_text
 from heads.protocols import Parts
 from heads.protocols.base import Images
+from heads.training.checkpoint import Checkpoint, load_checkpoint, write_text
 
 
 class RunError(ValueError):

@@ -15,7 +15,13 @@ from PIL import Image
 
 from cache import ArraySpec, FeatureStore, ImageRecord, Recipe, StoreWriter
 from configs import Config, load_config
-from heads.baselines import FAMILIES, Baseline, find_baselines, score_baseline, score_floors
+from heads.evaluation.baselines import (
+    FAMILIES,
+    Baseline,
+    find_baselines,
+    score_baseline,
+    score_floors,
+)
 from heads.frame import Frame
 from heads.protocols import find_protocol
 from heads.tasks import TASKS

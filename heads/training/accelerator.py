@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
 from configs import TrainConfig
-from heads.run import RunError
+from heads.training.run import RunError
 
 
 def open_accelerator(settings: TrainConfig, trains: bool = True) -> Accelerator:

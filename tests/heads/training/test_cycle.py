@@ -13,9 +13,9 @@ import torch
 from cache import FeatureStore, verify_store
 from configs import load_config
 from heads import cycle
-from heads.checkpoint import Checkpoint, save_checkpoint
-from heads.cycle import train_cycle
-from heads.run import Run
+from heads.training.checkpoint import Checkpoint, save_checkpoint
+from heads.training.cycle import train_cycle
+from heads.training.run import Run
 from pipeline.injection import open_injection
 from tests.heads.worlds import (
     World,
@@ -126,7 +126,7 @@ def test_killed_in_any_step_it_ends_the_same(
             raise Died
 
     with monkeypatch.context() as patch:
-        patch.setattr("heads.trainer.save_checkpoint", saved)
+        patch.setattr("heads.training.trainer.save_checkpoint", saved)
         with pytest.raises(Died):
             train_cycle(config, [world.store], out, False, images=watched)
     assert "--resume" in complaint(*world.command(out, *ITEMS))

@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from cache import FeatureStore, Recipe
 from configs import TrainConfig, load_config
 from heads import trainer
-from heads.evaluate import reopen
-from heads.experiment import open_experiment
+from heads.evaluation.evaluate import reopen
 from heads.frame import Frame
-from heads.learner import Learner
 from heads.protocols import find_protocol
 from heads.protocols.defaults import default_protocol
-from heads.run import Run, RunError
 from heads.tasks import TASKS, Task, TaskError
-from heads.train import train
-from heads.trainer import State, TrainProgress, fit, validate
+from heads.training.experiment import open_experiment
+from heads.training.learner import Learner
+from heads.training.run import Run, RunError
+from heads.training.train import train
+from heads.training.trainer import State, TrainProgress, fit, validate
 from pipeline.datasets.shapes import ShapesDataset
 from pipeline.injection import load_injection
 from tests import tiny
@@ -507,7 +507,7 @@ def test_two_tasks_from_one_store_never_touch_a_network(
     def refuse(*arguments: Any, **options: Any) -> None:
         raise AssertionError("the backbone was loaded")
 
-    for place in ("pipeline.backbone", "heads.experiment", "pipeline.job"):
+    for place in ("pipeline.backbone", "heads.training.experiment", "pipeline.job"):
         monkeypatch.setattr(f"{place}.load_backbone", refuse)
     files = {path: path.stat().st_mtime_ns for path in world.store.rglob("*")}
     for task in ("retrieval", "correspondence"):

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from configs import TrainConfig
-from heads.checkpoint import (
+from heads.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
     optimizer_tensors,
@@ -27,8 +27,8 @@ from heads.checkpoint import (
     save_checkpoint,
     write_facts,
 )
-from heads.learner import Learner
-from heads.run import Run, RunError
+from heads.training.learner import Learner
+from heads.training.run import Run, RunError
 
 LOG_SECONDS = 2.0
 """At most this often a step is logged."""

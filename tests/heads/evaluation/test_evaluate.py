@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from cache import FeatureStore
-from heads.evaluate import Evaluation, evaluate, reopen
-from heads.run import Run
-from heads.table import text_table
+from heads.evaluation.evaluate import Evaluation, evaluate, reopen
+from heads.evaluation.table import text_table
+from heads.training.run import Run
 from tests import tiny
 from tests.heads.worlds import (
     World,
@@ -155,7 +155,7 @@ def test_evaluating_changes_nothing_else_and_repeats(runs: Path) -> None:
 def test_an_unfinished_run_is_evaluated_and_says_so(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from heads import trainer
+    from heads.training import trainer
 
     class Died(BaseException):
         pass

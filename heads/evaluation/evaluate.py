@@ -10,14 +10,14 @@ from typing import Any
 
 from cache import FeatureStore
 from configs import Config
-from heads.accelerator import open_accelerator
-from heads.baselines import find_baselines, score_baseline, score_floors
-from heads.checkpoint import load_facts, write_text
-from heads.experiment import Experiment, Log, open_experiment
+from heads.evaluation.baselines import find_baselines, score_baseline, score_floors
 from heads.protocols import Score
-from heads.reading import check_same_pictures
-from heads.run import Run, RunError, open_run
 from heads.tasks import Task
+from heads.training.accelerator import open_accelerator
+from heads.training.checkpoint import load_facts, write_text
+from heads.training.experiment import Experiment, Log, open_experiment
+from heads.training.reading import check_same_pictures
+from heads.training.run import Run, RunError, open_run
 
 OURS = "SketchFusion"
 FINETUNING = "B-Finetuning"

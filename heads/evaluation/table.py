@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from heads.evaluate import Evaluation
+from heads.evaluation.evaluate import Evaluation
 
 
 def rows_of(evaluation: Evaluation) -> list[tuple[str, dict[str, float]]]:

@@ -10,11 +10,11 @@ import torch
 
 from cache.units import human_seconds
 from configs import Config
-from heads.accelerator import open_accelerator
-from heads.experiment import Experiment, Log, open_experiment
 from heads.machine import describe_machine
-from heads.run import Run, RunError, open_run
-from heads.trainer import State, TrainListener, fit
+from heads.training.accelerator import open_accelerator
+from heads.training.experiment import Experiment, Log, open_experiment
+from heads.training.run import Run, RunError, open_run
+from heads.training.trainer import State, TrainListener, fit
 from pipeline.injection import Injection
 
 

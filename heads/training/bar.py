@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heads.trainer import TrainProgress
+from heads.training.trainer import TrainProgress
 from pipeline.bar import Bar
 
 

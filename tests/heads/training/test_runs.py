@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from cache import FeatureStore
 from configs import load_config
 from heads import trainer
-from heads.run import Run
-from heads.train import train
+from heads.training.run import Run
+from heads.training.train import train
 from tests import tiny
 from tests.heads.worlds import (
     Processes,

@@ -1,0 +1,1 @@
+"""A trained head's results, beside baselines, floors, chance and the paper."""

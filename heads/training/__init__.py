@@ -1,0 +1,1 @@
+"""From a configuration and stores to a trained head: runs, the loop, the cycle."""
