@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/sketchfusion demo --out demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow

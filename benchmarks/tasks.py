@@ -29,25 +29,25 @@ def main() -> None:
     """Precompute, train and evaluate whatever is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of stores and runs")
-    parser.add_argument("--config", default="shapes")
+    parser.add_argument("--suite", default="shapes", help="presets <suite>/<task>")
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     arguments = parser.parse_args()
     for task in arguments.tasks:
         results = [
-            evaluated(arguments.config, arguments.overrides, task, seed, arguments.out)
+            evaluated(arguments.suite, arguments.overrides, task, seed, arguments.out)
             for seed in arguments.seeds
         ]
         print(markdown(task, results), flush=True)
 
 
 def evaluated(
-    name: str, overrides: Sequence[str], task: str, seed: int, out: Path
+    suite: str, overrides: Sequence[str], task: str, seed: int, out: Path
 ) -> dict[str, Any]:
     """One head's evaluation in one world, as `evaluate --json` gives it."""
-    seeds = [f"dataset.seed={seed}", f"train.seed={seed}", f"task={task}"]
-    config = load_config(name, [*overrides, *seeds])
+    seeds = [f"dataset.seed={seed}", f"train.seed={seed}"]
+    config = load_config(f"{suite}/{task}", [*overrides, *seeds])
     store = out / f"store-{seed}"
     precompute(config, store, log=note)
     run = Run(out / f"{task}-{seed}")

@@ -28,8 +28,9 @@ SECTIONS = {
     "task": "tasks",
     "architecture": "architectures",
 }
-PAPER = "paper"
-"""The folder of whole configurations that stand for the paper's tables: `paper/<name>`."""
+SUITES = ("paper", "shapes")
+"""Folders of whole configurations: `paper/<name>` for the paper's tables, `shapes/<name>` for the
+procedural world."""
 
 
 _PLAIN_WORDS = {
@@ -77,7 +78,7 @@ def preset_names(section: str = "") -> list[str]:
         return sorted(path.stem for path in (HERE / SECTIONS[section]).glob("*.yaml"))
     return sorted(
         path.relative_to(HERE).with_suffix("").as_posix()
-        for folder in (HERE, HERE / PAPER)
+        for folder in (HERE, *(HERE / suite for suite in SUITES))
         for path in folder.glob("*.yaml")
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
+
+from configs import preset_names
 
 
 class BackboneError(ValueError):
@@ -32,9 +34,21 @@ SD_FILES = [
 """What is taken from a hub repository: configurations and full-precision safetensors."""
 
 
+CLIP_WEIGHTS = "open_clip_model.safetensors"
+"""The name open_clip itself gives to a model's weights."""
+
+
+def packaged_weights(name: str, part: Literal["sd", "clip"]) -> Path | None:
+    """The folder of a built-in backbone's weights; None for any other name."""
+    if name not in preset_names("architecture"):
+        return None
+    folder = Path(__file__).parent / name / "weights" / part
+    return folder if folder.is_dir() else None
+
+
 def sd_folder(source: str, revision: str | None) -> Path:
-    """The diffusers folder of a checkpoint, downloaded from the hub if it is not a local path."""
-    path = Path(source).expanduser()
+    """The diffusers folder of a checkpoint: built in, local, or downloaded from the hub."""
+    path = packaged_weights(source, "sd") or Path(source).expanduser()
     if path.is_dir():
         return path
     if path.exists():

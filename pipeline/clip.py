@@ -15,7 +15,14 @@ from open_clip import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
 from configs import ClipConfig, preset_names, preset_text
-from pipeline.checkpoints import BackboneError, check_safetensors_file, one_line, read_json
+from pipeline.checkpoints import (
+    CLIP_WEIGHTS,
+    BackboneError,
+    check_safetensors_file,
+    one_line,
+    packaged_weights,
+    read_json,
+)
 from pipeline.digest import digest_tensors
 from pipeline.stable_diffusion import RANDOM_SEED
 
@@ -61,7 +68,7 @@ def load_clip(config: ClipConfig, resolution: int, random_weights: bool = False)
     preprocess = dict(architecture.preprocess)
     weights: Path | None = None
     if not random_weights:
-        weights, tag = _find_weights(config, architecture)
+        weights, tag = _find_weights(config)
         preprocess |= {key: tag[key] for key in ("mean", "std") if key in tag}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
@@ -155,14 +162,20 @@ def _read_architecture(name: str) -> _Architecture:
     return _Architecture(name, model, {})
 
 
-def _find_weights(config: ClipConfig, architecture: _Architecture) -> tuple[Path, dict[str, Any]]:
-    """The weights file, and what open_clip knows about its tag (empty for a local file)."""
+def known_weights(config: ClipConfig) -> tuple[Path | None, dict[str, Any]]:
+    """The local file of the weights, or None and what open_clip knows about their tag.
+
+    Nothing is downloaded. Raises BackboneError where there is neither, and where the model's
+    activation is not the one the weights were trained with.
+    """
+    architecture = _read_architecture(config.model)
     if not config.pretrained:
         raise BackboneError(
             "backbone.clip.pretrained is not set: give an open_clip tag or a local weights file, "
             "or set backbone.weights=random"
         )
-    path = Path(config.pretrained).expanduser()
+    packaged = packaged_weights(config.pretrained, "clip")
+    path = packaged / CLIP_WEIGHTS if packaged else Path(config.pretrained).expanduser()
     if path.is_file():
         _check_quick_gelu_of_file(path, architecture)
         return path, {}
@@ -175,6 +188,14 @@ def _find_weights(config: ClipConfig, architecture: _Architecture) -> tuple[Path
     _check_quick_gelu(
         architecture, bool(tag.get("quick_gelu", False)), f"tag {config.pretrained!r}"
     )
+    return None, tag
+
+
+def _find_weights(config: ClipConfig) -> tuple[Path, dict[str, Any]]:
+    """The weights file, and what open_clip knows about its tag (empty for a local file)."""
+    path, tag = known_weights(config)
+    if path is not None:
+        return path, tag
     try:
         return Path(open_clip.download_pretrained(tag)), tag
     except Exception as error:

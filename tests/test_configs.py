@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from configs import ConfigError, load_config, preset_names
+from configs.train import SITES
+from heads.protocols import find_protocol
+from heads.tasks import TASKS
 
 
 def write(path: Path, text: str) -> Path:
@@ -23,6 +26,53 @@ def test_every_shipped_preset_is_valid() -> None:
     for dataset in preset_names("dataset"):
         assert load_config("demo", [f"dataset={dataset}"]).dataset.name == dataset
     assert {"nano", "sd21-clip-l336", "sd15-clip-l336"} <= set(preset_names("backbone"))
+
+
+PAPER = [name for name in preset_names() if name.startswith("paper/")]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_row_of_the_paper_has_a_preset_that_can_be_counted(name: str) -> None:
+    config = load_config(name)
+    assert name == f"paper/{config.name}"
+    assert config.backbone == load_config("demo", ["backbone=sd21-clip-l336"]).backbone
+    assert config.dataset.name == config.name.partition("-")[0]
+    extraction = config.extraction
+    assert (extraction.timesteps, extraction.layers) == ((195,), ("s3", "s4", "s5"))
+    assert extraction.ensemble == 32
+    assert config.task in TASKS
+    assert config.train.protocol is not None
+    assert find_protocol(config.task, config.train.protocol).name == config.train.protocol
+    # The released schedule, and an injection that is trained at every site.
+    train = config.train
+    assert (train.epochs, train.learning_rate, train.weight_decay) == (50, 1.25e-3, 1e-3)
+    assert train.final_learning_rate == 1e-6
+    assert train.injection.sites == SITES
+    assert train.cycle.epochs > 0
+    assert load_config(name, ["extraction.ensemble=4"]).extraction.ensemble == 4
+
+
+def test_all_rows_of_the_paper_are_there() -> None:
+    rows = {(config.dataset.name, config.task) for config in map(load_config, PAPER)}
+    assert rows == {
+        ("sketchy", "retrieval"),
+        ("tuberlin", "retrieval"),
+        ("quickdraw", "retrieval"),
+        ("sketchy", "fine_grained"),
+        ("tuberlin", "recognition"),
+        ("quickdraw", "recognition"),
+        ("psc6k", "correspondence"),
+        ("sketchy", "segmentation"),
+    }
+
+
+@pytest.mark.parametrize("name", ["backbones/nano", "paper", "paper/", "../demo", "paper/../demo"])
+def test_only_whole_configurations_are_presets(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no preset of that name"):
+        load_config(name)
 
 
 def test_names_are_expanded_before_overrides_apply() -> None:

@@ -10,6 +10,8 @@ import click
 import pytest
 
 from cli import main
+from configs import load_config, preset_names
+from heads.protocols.paper import paper_numbers
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,3 +51,25 @@ def test_links_and_pictures_are_there(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+PAPER = [name for name in preset_names() if name.startswith("paper/")]
+COLUMNS = ("B-CLIP", "B-DINO", "B-DINOv2", "B-SD", "B-SD+CLIP", "SketchFusion")
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_figures_to_expect_are_the_papers(name: str) -> None:
+    config = load_config(name)
+    assert config.task is not None
+    # What is trained as the released code does stands in the benchmark's own row.
+    released = config.train.protocol == "sketchfusion-release"
+    paper = paper_numbers(config.task, "psc6k-official" if released else config.train.protocol)
+    metrics = ["acc@1", "acc@5"] if paper is None else list(paper.results["SketchFusion"])
+    cells = [f"`{name}`", f"`{config.train.protocol}`", " / ".join(f"`{m}`" for m in metrics)]
+    for column in COLUMNS:
+        numbers = () if paper is None else paper.results[column].values()
+        cells.append(" / ".join(f"{100 * number:.2f}" for number in numbers) or "-")
+    page = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    assert f"| {' | '.join(cells)} |" in page
+    for command in ("train", "evaluate"):
+        assert re.search(rf"^    sketchfusion {command} .*{name.partition('/')[2]}", page, re.M)

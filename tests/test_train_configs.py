@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from configs import ConfigError, load_config, preset_names
-from heads.run import dump_config
 from heads.tasks import TASKS
+from heads.training.run import dump_config
 
 
 def write(path: Path, text: str) -> Path:

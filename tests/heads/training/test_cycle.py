@@ -12,7 +12,7 @@ import torch
 
 from cache import FeatureStore, verify_store
 from configs import load_config
-from heads import cycle
+from heads.training import cycle
 from heads.training.checkpoint import Checkpoint, save_checkpoint
 from heads.training.cycle import train_cycle
 from heads.training.run import Run

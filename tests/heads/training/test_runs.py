@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from cache import FeatureStore
 from configs import load_config
-from heads import trainer
+from heads.training import trainer
 from heads.training.run import Run
 from heads.training.train import train
 from tests import tiny

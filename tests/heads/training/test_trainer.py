@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cache import FeatureStore, Recipe
 from configs import TrainConfig, load_config
-from heads import trainer
+from heads.training import trainer
 from heads.evaluation.evaluate import reopen
 from heads.frame import Frame
 from heads.protocols import find_protocol
