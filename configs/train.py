@@ -38,7 +38,8 @@ class InjectionTraining(Section):
     checkpointing: bool = False
     """Compute each block again in the backward pass instead of keeping what is inside it."""
     prefix_memory: Whole = Field(default=0, ge=0)
-    """Bytes of memory for what precedes the first trained site; stored prefixes need none."""
+    """Bytes of memory for what precedes the first trained site; stored prefixes need none. A run
+    resumed with it agrees to rounding, not to the bit."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Of the injection; null is `train.learning_rate`."""
 

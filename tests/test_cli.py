@@ -117,7 +117,7 @@ def test_verify_exits_with_one_for_a_flipped_bit(tmp_path: Path) -> None:
         (["precompute", "demo", "--set", "extraction.device=cuda:77"], "not available"),
         (["precompute", "demo", "--set", "extraction.timesteps=[1000]"], "beyond"),
         (["precompute", "demo", "--set", "extraction.injection=none.safetensors"], "no such"),
-        (["precompute", "demo", "--set", "backbone.weights=pretrained"], "nano"),
+        (["precompute", "demo", "--set", "backbone.sd.source=nowhere"], "no such folder"),
         (["cache", "info", "/nowhere"], "/nowhere"),
         (["cache", "verify", "/nowhere"], "/nowhere"),
         (["cache", "ls", "/nowhere"], "/nowhere"),

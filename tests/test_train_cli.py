@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from configs import load_config
 from pipeline.backbone import load_backbone
 from pipeline.injection import load_injection
-from tests.heads.worlds import World, complaint, ok, run, sets, shapes_world
+from tests.heads.worlds import World, complaint, ok, run, sets
 
 BASE = ("task=retrieval", "dataset.size=96", "train.epochs=1")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return shapes_world(tmp_path_factory)
 
 
 def test_results_go_to_standard_output_and_progress_to_standard_error(

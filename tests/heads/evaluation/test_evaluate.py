@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from cache import FeatureStore
@@ -25,7 +24,6 @@ from tests.heads.worlds import (
     ok,
     run,
     sets,
-    shapes_world,
     write_config,
 )
 
@@ -43,19 +41,6 @@ FLOORS = {
     "recognition": {"global HOG"},
     "segmentation": {"mean mask"},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return shapes_world(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from tests.heads.worlds import (
     assert_equal_weights,
     complaint,
     ok,
-    shapes_world,
     weights,
 )
 
@@ -34,19 +32,6 @@ ITEMS = (
     "train.cycle.epochs=2",
     "train.checkpoint_minutes=0",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return shapes_world(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

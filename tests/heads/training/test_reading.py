@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from cache import FeatureStore
 from configs import load_config
@@ -21,24 +19,10 @@ from tests.heads.worlds import (
     ok,
     run,
     sets,
-    shapes_world,
     write_config,
 )
 
 RETRIEVAL = ("task=retrieval", "dataset.size=96")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return shapes_world(tmp_path_factory)
 
 
 @pytest.fixture

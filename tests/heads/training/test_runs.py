@@ -35,7 +35,6 @@ from tests.heads.worlds import (
     run,
     save_networks,
     sets,
-    shapes_world,
     validations,
     weights,
     write_config,
@@ -43,19 +42,6 @@ from tests.heads.worlds import (
 
 RETRIEVAL = ("task=retrieval", "dataset.size=96", "train.batch_size=20")
 """Two steps an epoch."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return shapes_world(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

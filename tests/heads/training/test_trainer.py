@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from cache import FeatureStore, Recipe
 from configs import TrainConfig, load_config
-from heads.training import trainer
 from heads.evaluation.evaluate import reopen
 from heads.frame import Frame
 from heads.protocols import find_protocol
 from heads.protocols.defaults import default_protocol
 from heads.tasks import TASKS, Task, TaskError
+from heads.training import trainer
 from heads.training.experiment import open_experiment
 from heads.training.learner import Learner
 from heads.training.run import Run, RunError
@@ -32,26 +32,13 @@ from heads.training.trainer import State, TrainProgress, fit, validate
 from pipeline.datasets.shapes import ShapesDataset
 from pipeline.injection import load_injection
 from tests import tiny
-from tests.heads.worlds import World, complaint, curve, ok, sets, shapes_world, weights
+from tests.heads.worlds import World, complaint, curve, ok, sets, weights
 
 CPU = torch.device("cpu")
 GRID = 12
 DATASET = ShapesDataset(192, pixels=64)
 SIZES = {name: (64, 64) for name in DATASET.ids}
 LABELS = DATASET.annotations.labels
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return shapes_world(tmp_path_factory)
 
 
 class Answers:
