@@ -2,8 +2,8 @@
 
     python benchmarks/tasks.py --out DIR [--seeds 11 12 13] [--tasks retrieval ...] [--set a.b=c]
 
-Every seed is a world of its own and the seed of its training; its store is computed once and all
-heads read it. Prints one Markdown table a task: mean and spread (half the range) over the seeds.
+Every seed is a world of its own and the seed of its training; the store of a world is computed once
+and all heads read it. Prints one Markdown table a task: mean and spread (half the range) over the seeds.
 Run again, it goes on where it stopped and trains only what is missing.
 """
 
@@ -48,7 +48,7 @@ def evaluated(
     """One head's evaluation in one world, as `evaluate --json` gives it."""
     seeds = [f"dataset.seed={seed}", f"train.seed={seed}"]
     config = load_config(f"{suite}/{task}", [*overrides, *seeds])
-    store = out / f"store-{seed}"
+    store = out / f"store-{config.dataset.size}-{seed}"
     precompute(config, store, log=note)
     run = Run(out / f"{task}-{seed}")
     if not run.evaluation.is_file():

@@ -21,12 +21,6 @@ from heads.training.run import Run, RunError, open_run
 
 OURS = "SketchFusion"
 FINETUNING = "B-Finetuning"
-_PROBED = {
-    ("clip",): "B-CLIP (probe)",
-    ("sd",): "B-SD (probe)",
-    ("clip", "sd"): "B-SD+CLIP (probe)",
-    ("dino",): "B-DINO (probe)",
-}
 
 
 @dataclass(frozen=True)
@@ -150,12 +144,12 @@ def run_name(config: Config) -> str:
     train = config.train
     if train.finetune:
         return FINETUNING
+    families = {family.removesuffix("_pooled") for family in train.features}
     injected = bool(train.injection.sites) or config.extraction.injection is not None
-    if injected and train.features == ("sd",):
+    if injected and families == {"sd"}:
         return OURS
-    if train.aggregation == "linear":
-        return _PROBED.get(train.features, "probe of " + "+".join(train.features))
-    return "aggregated " + "+".join(name.upper() for name in train.features)
+    features = "+".join(family.upper() for family in ("sd", "clip", "dino") if family in families)
+    return f"B-{features} (probe)" if train.aggregation == "linear" else f"{features}, aggregated"
 
 
 def _unfinished(run: Run, config: Config) -> list[str]:

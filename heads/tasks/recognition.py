@@ -36,7 +36,7 @@ class Classifier(nn.Module):
 
     def __init__(self, width: int, n_classes: int, hidden: int | None = None) -> None:
         super().__init__()
-        # Entries of unit vectors that are nearly alike: their variance lies far below the usual eps.
+        # Unit vectors that are nearly alike: their entries vary far less than the usual eps.
         self.standardise = nn.BatchNorm1d(width, eps=1e-10, affine=False)
         self.layers: nn.Module = (
             nn.Linear(width, n_classes)
