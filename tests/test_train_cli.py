@@ -133,10 +133,10 @@ def test_a_folder_of_something_else_is_left_alone(world: World, tmp_path: Path) 
 
 
 def test_the_presets_train_by_their_names(tmp_path: Path) -> None:
-    """`shapes` on the built-in backbone, as the guide shows it."""
+    """`shapes/retrieval` on the built-in backbone, as the guide shows it."""
     small = sets("dataset.size=96", "extraction.workers=0", "backbone.weights=random")
-    result = run("precompute", "shapes", "--out", tmp_path / "store", *small)
+    result = run("precompute", "shapes/retrieval", "--out", tmp_path / "store", *small)
     assert result.exit_code == 0, result.output
-    ok("train", "shapes", *small, *sets("task=retrieval", "train.epochs=1", "train.device=cpu"),
+    ok("train", "shapes/retrieval", *small, *sets("train.epochs=1", "train.device=cpu"),
        "--cache", tmp_path / "store", "--out", tmp_path / "run")  # fmt: skip
     assert json.loads(ok("evaluate", tmp_path / "run", "--json").stdout)["n"] == 16

@@ -97,7 +97,7 @@ def test_sites_by_name(value: str, sites: int) -> None:
         ("train.learning_rate=.inf", "train.learning_rate"),
         ("train.patience=0", "train.patience"),
         ("train.features=[]", "empty"),
-        ("train.features=[sd, vit]", "'sd', 'clip' or 'dino'"),
+        ("train.features=[sd, vit]", "'dino' or 'dino_pooled'"),
         ("train.layers=[s3, s9]", "s5"),
         ("train.variants=3", "section with keys"),
         ("train.precision=fp8", "train.precision"),

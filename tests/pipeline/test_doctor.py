@@ -67,7 +67,7 @@ def test_a_machine_without_configuration_is_ready(tmp_path: Path) -> None:
 
 
 def test_a_configuration_that_can_run_is_ready() -> None:
-    result = run("shapes", "--set", "task=retrieval", *(f"--set={item}" for item in NANO))
+    result = run("shapes/retrieval", *(f"--set={item}" for item in NANO))
     assert result.exit_code == 0, result.output
     assert "ok       dataset" in result.stdout
     assert "40 images, " in result.stdout
