@@ -3,8 +3,8 @@
     python benchmarks/tasks.py --out DIR [--seeds 11 12 13] [--tasks retrieval ...] [--set a.b=c]
 
 Every seed is a world of its own and the seed of its training; the store of a world is computed once
-and all heads read it. Prints one Markdown table a task: mean and spread (half the range) over the seeds.
-Run again, it goes on where it stopped and trains only what is missing.
+and all heads read it. Prints one Markdown table a task: mean and spread (half the range) over the
+seeds. Run again, it goes on where it stopped and trains only what is missing.
 """
 
 from __future__ import annotations
