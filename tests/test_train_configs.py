@@ -26,9 +26,9 @@ def test_every_task_has_its_defaults_and_the_file_and_set_come_after(tmp_path: P
         "{backbone: nano, dataset: shapes, task: retrieval, train: {epochs: 3}}",
     )
     assert load_config(path).train.epochs == 3
-    assert load_config(path).train.batch_size == 64
+    assert load_config(path).train.batch_size == 32
     assert load_config(path, ["train.epochs=4"]).train.epochs == 4
-    assert load_config(path, ["task=segmentation"]).train.batch_size == 16
+    assert load_config(path, ["task=segmentation"]).train.batch_size == 8
     assert load_config(path, ["train.retrieval.margin=0.3"]).train.retrieval.margin == 0.3
     assert load_config(path, ["train.retrieval={margin: 0.3}"]).train.epochs == 3
 

@@ -145,10 +145,9 @@ def run_name(config: Config) -> str:
     if train.finetune:
         return FINETUNING
     families = {family.removesuffix("_pooled") for family in train.features}
-    injected = bool(train.injection.sites) or config.extraction.injection is not None
-    if injected and families == {"sd"}:
-        return OURS
     features = "+".join(family.upper() for family in ("sd", "clip", "dino") if family in families)
+    if train.injection.sites or config.extraction.injection is not None:
+        return features.replace("SD", OURS)
     return f"B-{features} (probe)" if train.aggregation == "linear" else f"{features}, aggregated"
 
 
