@@ -22,7 +22,6 @@ from heads.probes import Concatenation
 from heads.protocols import Score
 from heads.sources import CachedFeatures
 from heads.tasks import Task
-from heads.training.learner import map_channels
 from heads.training.reading import GLOBALS, feature_arrays
 from pipeline.datasets.base import Dataset
 
@@ -94,7 +93,7 @@ def score_baseline(baseline: Baseline, task: Task[Any, Any], device: torch.devic
         and all(GLOBALS[name] in store.arrays for store in baseline.stores)
     }
     source = CachedFeatures(baseline.stores, [*baseline.arrays, *globals_of.values()], device)
-    head = Concatenation(tuple(map_channels(source.shapes)), globals_of, task.settings.grid)
+    head = Concatenation(baseline.arrays, globals_of, task.settings.grid)
     # Another network may have seen another square.
     own = replace(task, frame=Frame.of(source.recipe, task.frame.sizes))
 
@@ -102,7 +101,7 @@ def score_baseline(baseline: Baseline, task: Task[Any, Any], device: torch.devic
     def describe(ids: Sequence[str]) -> Descriptors:
         return head(source.maps(ids))
 
-    return own.evaluate(own.parts.test, describe, None, own.fit(describe, None))
+    return own.score(own.parts.test, describe, None)
 
 
 def score_floors(task: Task[Any, Any], dataset: Dataset) -> dict[str, Score]:

@@ -73,7 +73,7 @@ def evaluate(
     experiment = reopen(run, log)
     task = experiment.task
     log(f"evaluating {folder}: {len(task.parts.test):,} of the test part")
-    score = score_run(run, experiment)
+    score = score_experiment(experiment)
     baselines: dict[str, Mapping[str, float]] = {}
     further = [*caches, *experiment.config.train.baseline_caches]
     stores = [*experiment.stores, *(FeatureStore.open(path) for path in further)]
@@ -132,11 +132,10 @@ def reopen(run: Run, log: Log) -> Experiment:
     return experiment
 
 
-def score_run(run: Run, experiment: Experiment) -> Score:
+def score_experiment(experiment: Experiment) -> Score:
     """The test score of an experiment with its weights in place."""
     task, learner = experiment.task, experiment.learner
-    fitted = task.fit(learner.describe, learner.layers)
-    return task.evaluate(task.parts.test, learner.describe, learner.layers, fitted)
+    return task.score(task.parts.test, learner.describe, learner.layers)
 
 
 def run_name(config: Config) -> str:
@@ -169,7 +168,7 @@ def _score_beside(run: Run, experiment: Experiment, log: Log) -> tuple[str, Scor
     if other.task.parts.test.ids != task.parts.test.ids:
         raise RunError(f"{run.folder}: was tested on other images; train it on the same stores")
     log(f"evaluating {run.folder}")
-    return run_name(other.config), score_run(run, other)
+    return run_name(other.config), score_experiment(other)
 
 
 def _counting(task: Task[Any, Any]) -> str:

@@ -84,6 +84,10 @@ class Task(ABC, Generic[PartT, ExampleT]):
     ) -> Score:
         """The part's score by the protocol."""
 
+    def score(self, part: PartT, describe: Describe, layers: nn.Module | None) -> Score:
+        """The part's score, with what `fit` takes from the training images."""
+        return self.evaluate(part, describe, layers, self.fit(describe, layers))
+
     @abstractmethod
     def floors(self, load: Load) -> dict[str, Score]:
         """Scores on the test part of what needs no network, by name."""

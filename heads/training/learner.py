@@ -105,8 +105,3 @@ class Learner(nn.Module):
         front = {name: tensor for name, tensor in own.items() if name.startswith("front.")}
         head = {name: tensor for name, tensor in tensors.items() if not name.startswith("front.")}
         self.restore({**front, **head})
-
-
-def map_channels(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Channels of the maps among arrays; global descriptors are none."""
-    return {name: shape[0] for name, shape in shapes.items() if len(shape) == 3}

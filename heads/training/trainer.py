@@ -155,9 +155,7 @@ def validate(learner: Learner) -> dict[str, float]:
     """The metrics of the validation part, with what is fitted on the training part."""
     task = learner.task
     learner.eval()
-    fitted = task.fit(learner.describe, learner.layers)
-    score = task.evaluate(task.parts.val, learner.describe, learner.layers, fitted)
-    return dict(score.metrics)
+    return dict(task.score(task.parts.val, learner.describe, learner.layers).metrics)
 
 
 def _optimizer(learner: Learner, settings: TrainConfig) -> torch.optim.AdamW:
