@@ -11,91 +11,25 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from heads.commands.console import (
+    Commands,
+    Terminated,
+    cache_option,
+    examples,
+    json_option,
+    note,
+    set_option,
+)
+from heads.commands.store import cache
+
 if TYPE_CHECKING:
     from pipeline.precompute import Part
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived: unwind like Ctrl-C, so that an unfinished shard is rolled back."""
-
-
-class Commands(click.Group):
-    """A command group that turns the library's errors into one line and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (KeyboardInterrupt, Terminated) as stop:
-            kept = _KEPT.get(ctx.invoked_subcommand or "", "")
-            click.echo(f"\nstopped{kept}", err=True)
-            ctx.exit(143 if isinstance(stop, Terminated) else 130)
-        except user_errors() as error:
-            from cache.units import printable
-
-            raise click.ClickException(printable(" ".join(str(error).split()))) from None
-        except OSError as error:
-            if error.filename is None and error.strerror is None:
-                raise
-            raise click.ClickException(_os_error(error)) from None
-
-
-_SHARDS_KEPT = "; finished shards are kept, and the same command goes on from there"
-_KEPT = {
-    "precompute": _SHARDS_KEPT,
-    "demo": _SHARDS_KEPT,
-    "train": "; the last checkpoint is kept, and the same command with --resume goes on from there",
-}
-"""What a command that was stopped leaves behind."""
-
-_USER_ERRORS = (
-    ("cache.errors", "StoreError"),
-    ("configs.load", "ConfigError"),
-    ("heads.training.checkpoint", "CheckpointError"),
-    ("heads.protocols.base", "ProtocolError"),
-    ("heads.training.run", "RunError"),
-    ("heads.sources.base", "SourceError"),
-    ("heads.tasks.base", "TaskError"),
-    ("pipeline.checkpoints", "BackboneError"),
-    ("pipeline.datasets.base", "DatasetError"),
-    ("pipeline.distributed", "ClusterError"),
-    ("pipeline.extract", "ExtractionError"),
-    ("pipeline.injection", "InjectionError"),
-    ("pipeline.unet", "UnsupportedUNet"),
-)
-
-
-def user_errors() -> tuple[type[Exception], ...]:
-    """The errors that mean bad input or a full machine rather than a bug.
-
-    Only of modules that have been imported: no other could have raised one, and importing them
-    here would make a typing error wait for torch.
-    """
-    return tuple(
-        getattr(sys.modules[module], name) for module, name in _USER_ERRORS if module in sys.modules
-    )
-
-
-def _os_error(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    hint = "; free some space and run the same command again" if error.errno == 28 else ""
-    return f"{where}{error.strerror or error}{hint}"
-
-
-def _examples(*lines: str) -> Callable[[Any], Any]:
-    """Add an Examples section to a command's help."""
-
-    def decorate(command: Any) -> Any:
-        command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-        return command
-
-    return decorate
 
 
 def _parse_part(ctx: click.Context, param: click.Parameter, value: str) -> Part:
@@ -107,25 +41,9 @@ def _parse_part(ctx: click.Context, param: click.Parameter, value: str) -> Part:
     return Part(int(index), int(count))
 
 
-set_option = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override one dotted key of the configuration; may be repeated.",
-)
 part_option = click.option(
     "--part", default="1/1", metavar="K/N", callback=_parse_part, help="Do only part K of N."
 )
-cache_option = click.option(
-    "--cache",
-    "caches",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="STORE",
-    help="A store to read; may be repeated.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -143,7 +61,7 @@ def _on_sigterm(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated
 
 
-@_examples(
+@examples(
     "sketchfusion plan demo",
     "sketchfusion plan my.yaml --set extraction.ensemble=8 --json",
 )
@@ -174,7 +92,7 @@ def plan(
         )
 
 
-@_examples(
+@examples(
     "sketchfusion precompute demo --out stores/demo",
     "sketchfusion precompute my.yaml --set dataset.root=~/pictures",
     "sketchfusion precompute my.yaml --out /scratch/features --part $SLURM_ARRAY_TASK_ID/32",
@@ -214,14 +132,14 @@ def precompute(
 
         cluster = Cluster(scheduler, workers or 1)
     with ImageBar() as bar:
-        report = run(load_config(config, overrides), out, part, cluster, bar.update, _note)
+        report = run(load_config(config, overrides), out, part, cluster, bar.update, note)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), indent=2, default=str))
     else:
         click.echo(report.as_text())
 
 
-@_examples(
+@examples(
     "sketchfusion train my.yaml --set task=retrieval --out runs/retrieval",
     "sketchfusion train my.yaml --cache stores/a --cache stores/b --out runs/both",
     "sketchfusion train my.yaml --set train.injection.sites=all --out runs/live",
@@ -259,9 +177,9 @@ def train(
     out = out or Path("runs") / f"{loaded.name}-{loaded.task}"
     with ImageBar() as images, StepBar() as steps:
         if loaded.train.cycle.epochs:
-            report = train_cycle(loaded, caches, out, resume, steps.update, images.update, _note)
+            report = train_cycle(loaded, caches, out, resume, steps.update, images.update, note)
         else:
-            report = run(loaded, caches, out, resume, steps.update, _note)
+            report = run(loaded, caches, out, resume, steps.update, note)
     click.echo(
         json.dumps(dataclasses.asdict(report), indent=2, default=str)
         if as_json
@@ -269,7 +187,7 @@ def train(
     )
 
 
-@_examples(
+@examples(
     "sketchfusion evaluate runs/retrieval",
     "sketchfusion evaluate runs/retrieval --json",
     "sketchfusion evaluate runs/ours --cache stores/dinov2 --beside runs/finetuned",
@@ -297,94 +215,11 @@ def evaluate(
     from heads.evaluation.evaluate import evaluate as score
     from heads.evaluation.table import text_table
 
-    evaluation = score(run, caches, beside, not no_floors, _note)
+    evaluation = score(run, caches, beside, not no_floors, note)
     click.echo(json.dumps(evaluation.as_json(), indent=2) if as_json else text_table(evaluation))
 
 
-@main.group()
-def cache() -> None:
-    """Look at stores and check them."""
-
-
-@_examples("sketchfusion cache ls", "sketchfusion cache ls /scratch/features --json")
-@cache.command("ls")
-@click.argument("folder", type=click.Path(path_type=Path), default="stores")
-@json_option
-def cache_ls(folder: Path, as_json: bool) -> None:
-    """List the stores in FOLDER (default: stores)."""
-    from cache import list_stores
-    from cache.units import human_bytes
-
-    listing = list_stores(folder)
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(listing), indent=2, default=str))
-        return
-    if not listing.stores and not listing.damaged:
-        click.echo(f"no stores in {folder}")
-    for store in listing.stores:
-        click.echo(
-            f"{store.fingerprint[:12]}  {store.n_committed:>8,}/{store.n_images:<8,} images  "
-            f"{human_bytes(store.bytes_on_disk):>9}  {len(store.arrays):>3} arrays  {store.path}"
-        )
-    for path, reason in listing.damaged.items():
-        click.echo(f"damaged       {path}: {reason}")
-
-
-@_examples("sketchfusion cache info stores/demo", "sketchfusion cache info stores/demo --json")
-@cache.command("info")
-@click.argument("store", type=click.Path(path_type=Path))
-@json_option
-def cache_info(store: Path, as_json: bool) -> None:
-    """Say what is in STORE: images, arrays, recipe, fingerprint."""
-    from cache import describe_store
-    from cache.units import human_bytes, printable
-
-    found = describe_store(store)
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(found), indent=2, default=str))
-        return
-    click.echo(f"store        {found.path}")
-    click.echo(f"fingerprint  {found.fingerprint}")
-    click.echo(f"images       {found.n_committed:,} of {found.n_images:,} done")
-    click.echo(f"on disk      {human_bytes(found.bytes_on_disk)}")
-    click.echo("recipe       " + json.dumps(found.recipe, sort_keys=True))
-    for name, array in found.arrays.items():
-        shape = " x ".join(str(n) for n in array.shape)
-        click.echo(f"  {name:<16} {array.dtype:<8} {shape:<14} {array.n_images:,} images")
-    for image_id, reason in found.quarantined.items():
-        click.echo(printable(f"  quarantined  {image_id}: {reason}"))
-
-
-@_examples("sketchfusion cache verify stores/demo", "sketchfusion cache verify stores/demo --fast")
-@cache.command("verify")
-@click.argument("store", type=click.Path(path_type=Path))
-@click.option("--fast", is_flag=True, help="Sizes and indexes only, not every checksum.")
-@json_option
-def cache_verify(store: Path, fast: bool, as_json: bool) -> None:
-    """Check STORE: every checksum, size, index and commit. Exits with 1 if it is damaged."""
-    from cache import verify_store
-    from cache.units import human_bytes
-
-    report = verify_store(store, full=not fast)
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report) | {"sound": report.sound}, indent=2))
-    else:
-        for problem in report.problems:
-            click.echo(f"{problem.kind}: {problem.where}: {problem.what}")
-        for note in report.notes:
-            click.echo(f"note: {note.where}: {note.what}")
-        verdict = "sound" if report.sound else f"damaged (problems: {len(report.problems)})"
-        click.echo(
-            f"{store}: {verdict}; {report.n_images:,} images, {report.n_shards:,} shards, "
-            f"{human_bytes(report.bytes_checked)} checked"
-        )
-        if report.remedy:
-            click.echo(f"to repair: {report.remedy}")
-    if not report.sound:
-        sys.exit(1)
-
-
-@_examples("sketchfusion demo", "sketchfusion demo --out /tmp/demo")
+@examples("sketchfusion demo", "sketchfusion demo --out /tmp/demo")
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), default="demo", show_default=True)
 def demo(out: Path) -> None:
@@ -393,11 +228,11 @@ def demo(out: Path) -> None:
     from pipeline.bar import ImageBar
 
     with ImageBar() as bar:
-        summary = run_demo(out, bar.update, _note)
+        summary = run_demo(out, bar.update, note)
     click.echo(summary)
 
 
-@_examples(
+@examples(
     "sketchfusion doctor",
     "sketchfusion doctor paper/sketchy-retrieval --set dataset.root=data/sketchy",
     "sketchfusion doctor my.yaml --out /scratch/features --json",
@@ -424,8 +259,7 @@ def doctor(config: str | None, out: Path | None, overrides: tuple[str, ...], as_
         sys.exit(1)
 
 
-def _note(line: str) -> None:
-    click.echo(line, err=True)
+main.add_command(cache)
 
 
 if __name__ == "__main__":

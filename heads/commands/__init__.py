@@ -1,0 +1,1 @@
+"""The command groups of `sketchfusion`, which cli.py puts together."""

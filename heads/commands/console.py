@@ -1,0 +1,113 @@
+"""What all commands share: options, examples in the help, errors as one line, notes.
+
+Results go to standard output, progress and notes to standard error.
+"""
+
+# Heavy packages are imported inside the commands: `--help` should not wait for torch.
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived: unwind like Ctrl-C, so that an unfinished shard is rolled back."""
+
+
+class Commands(click.Group):
+    """A command group that turns the library's errors into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, Terminated) as stop:
+            kept = _KEPT.get(ctx.invoked_subcommand or "", "")
+            click.echo(f"\nstopped{kept}", err=True)
+            ctx.exit(143 if isinstance(stop, Terminated) else 130)
+        except user_errors() as error:
+            from cache.units import printable
+
+            raise click.ClickException(printable(" ".join(str(error).split()))) from None
+        except OSError as error:
+            if error.filename is None and error.strerror is None:
+                raise
+            raise click.ClickException(_os_error(error)) from None
+
+
+_SHARDS_KEPT = "; finished shards are kept, and the same command goes on from there"
+_KEPT = {
+    "precompute": _SHARDS_KEPT,
+    "demo": _SHARDS_KEPT,
+    "train": "; the last checkpoint is kept, and the same command with --resume goes on from there",
+}
+"""What a command that was stopped leaves behind."""
+
+_USER_ERRORS = (
+    ("cache.errors", "StoreError"),
+    ("configs.load", "ConfigError"),
+    ("heads.training.checkpoint", "CheckpointError"),
+    ("heads.protocols.base", "ProtocolError"),
+    ("heads.training.run", "RunError"),
+    ("heads.sources.base", "SourceError"),
+    ("heads.tasks.base", "TaskError"),
+    ("pipeline.checkpoints", "BackboneError"),
+    ("pipeline.datasets.base", "DatasetError"),
+    ("pipeline.distributed", "ClusterError"),
+    ("pipeline.extract", "ExtractionError"),
+    ("pipeline.injection", "InjectionError"),
+    ("pipeline.unet", "UnsupportedUNet"),
+)
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """The errors that mean bad input or a full machine rather than a bug.
+
+    Only of modules that have been imported: no other could have raised one, and importing them
+    here would make a typing error wait for torch.
+    """
+    return tuple(
+        getattr(sys.modules[module], name) for module, name in _USER_ERRORS if module in sys.modules
+    )
+
+
+def _os_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    hint = "; free some space and run the same command again" if error.errno == 28 else ""
+    return f"{where}{error.strerror or error}{hint}"
+
+
+def examples(*lines: str) -> Callable[[Any], Any]:
+    """Add an Examples section to a command's help."""
+
+    def decorate(command: Any) -> Any:
+        command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+        return command
+
+    return decorate
+
+
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override one dotted key of the configuration; may be repeated.",
+)
+cache_option = click.option(
+    "--cache",
+    "caches",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="STORE",
+    help="A store to read; may be repeated.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def note(line: str) -> None:
+    """Print a line beside the results."""
+    click.echo(line, err=True)

@@ -1,0 +1,1 @@
+"""Figures of what was found: one file draws one kind, all draw `heads.plots.records`."""
