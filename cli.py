@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from heads.commands.bench import bench
 from heads.commands.console import (
     Commands,
     Terminated,
@@ -26,7 +27,10 @@ from heads.commands.console import (
     note,
     set_option,
 )
+from heads.commands.exchange import cache_export, cache_import, cache_stats
+from heads.commands.plots import plot
 from heads.commands.store import cache
+from heads.commands.use import classify, match, retrieve, segment
 
 if TYPE_CHECKING:
     from pipeline.precompute import Part
@@ -219,16 +223,33 @@ def evaluate(
     click.echo(json.dumps(evaluation.as_json(), indent=2) if as_json else text_table(evaluation))
 
 
-@examples("sketchfusion demo", "sketchfusion demo --out /tmp/demo")
+@examples(
+    "sketchfusion demo",
+    "sketchfusion demo --out /tmp/demo --images ~/pictures",
+    "sketchfusion demo --set dataset.size=2400 --out /tmp/larger",
+)
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), default="demo", show_default=True)
-def demo(out: Path) -> None:
-    """The whole of stage 1 offline on the built-in backbone; ends with a report."""
-    from heads.demo import run_demo
+@click.option(
+    "--images",
+    "pictures",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Show also what is found in your own pictures.",
+)
+@set_option
+def demo(out: Path, pictures: Path | None, overrides: tuple[str, ...]) -> None:
+    """The whole story offline on the built-in backbone; ends with a report.
+
+    Makes a small world, computes its features once, trains five heads on them, trains the
+    injection live, computes features with it, and evaluates everything beside baselines.
+    """
+    from heads.demo.story import run_demo
+    from heads.training.bar import StepBar
     from pipeline.bar import ImageBar
 
-    with ImageBar() as bar:
-        summary = run_demo(out, bar.update, note)
+    with ImageBar() as images, StepBar() as steps:
+        summary = run_demo(out, pictures, images.update, steps.update, note, overrides)
     click.echo(summary)
 
 
@@ -236,30 +257,62 @@ def demo(out: Path) -> None:
     "sketchfusion doctor",
     "sketchfusion doctor paper/sketchy-retrieval --set dataset.root=data/sketchy",
     "sketchfusion doctor my.yaml --out /scratch/features --json",
+    "sketchfusion doctor my.yaml --numerics --images 32",
 )
 @main.command()
 @click.argument("config", required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="The store, if it is known.")
+@click.option("--numerics", is_flag=True, help="Measure what narrower types cost, on a sample.")
+@click.option(
+    "--images", type=click.IntRange(1), default=8, show_default=True, help="Images of the sample."
+)
 @set_option
 @json_option
-def doctor(config: str | None, out: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def doctor(
+    config: str | None,
+    out: Path | None,
+    numerics: bool,
+    images: int,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Say what works on this machine, and what to do about the rest.
 
     With CONFIG, a YAML file or the name of a preset, also whether its weights, images and
     protocol are there; exits with 1 if something it needs is missing. Downloads nothing.
+
+    With --numerics instead: the error of every array, computed in bfloat16 and float16 and stored
+    in each type, against float32; exits with 1 if the types asked for overflow. Loads the weights.
+    Without CONFIG it measures the demo's.
     """
     from configs import load_config
+
+    if config is None and overrides and not numerics:
+        raise click.UsageError("--set changes a configuration; name one")
+    if numerics:
+        from pipeline.numerics import measure_numerics
+
+        measured = measure_numerics(load_config(config or "demo", overrides), images)
+        click.echo(json.dumps(measured.as_json(), indent=2) if as_json else measured.as_text())
+        sys.exit(0 if measured.sound else 1)
+
     from heads.doctor import diagnose
 
-    if overrides and config is None:
-        raise click.UsageError("--set changes a configuration; name one")
     found = diagnose(None if config is None else load_config(config, overrides), out)
     click.echo(json.dumps(found.as_json(), indent=2) if as_json else found.as_text())
     if not found.ready:
         sys.exit(1)
 
 
+for command in (cache_export, cache_import, cache_stats):
+    cache.add_command(command)
 main.add_command(cache)
+main.add_command(plot)
+main.add_command(match)
+main.add_command(retrieve)
+main.add_command(classify)
+main.add_command(segment)
+main.add_command(bench)
 
 
 if __name__ == "__main__":

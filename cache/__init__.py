@@ -23,12 +23,21 @@ from cache.errors import (
 )
 from cache.findings import Problem
 from cache.layout import ArraySpec
+from cache.mend import MendReport, StoreMender
+from cache.prune import (
+    PrunePlan,
+    plan_arrays,
+    plan_temporaries,
+    prune_arrays,
+    prune_temporaries,
+)
 from cache.reader import FeatureStore
 from cache.recipe import Recipe
 from cache.records import ImageRecord
+from cache.restore import Origin, restore_documents, stored_features
 from cache.shardwriter import ShardWriter
 from cache.verify import VerifyReport, verify_store
-from cache.writer import ShardTask, StoreWriter
+from cache.writer import ShardTask, StoreWriter, TaskWriter
 
 __all__ = [
     "ArrayDescription",
@@ -37,10 +46,13 @@ __all__ = [
     "DamagedStore",
     "FeatureStore",
     "ImageRecord",
+    "MendReport",
     "NonFiniteError",
     "NotAStore",
     "NotCommitted",
+    "Origin",
     "Problem",
+    "PrunePlan",
     "QuarantinedImage",
     "Recipe",
     "RecipeMismatch",
@@ -49,10 +61,18 @@ __all__ = [
     "StoreDescription",
     "StoreError",
     "StoreListing",
+    "StoreMender",
     "StoreWriter",
+    "TaskWriter",
     "UnknownImage",
     "VerifyReport",
     "describe_store",
     "list_stores",
+    "plan_arrays",
+    "plan_temporaries",
+    "prune_arrays",
+    "prune_temporaries",
+    "restore_documents",
+    "stored_features",
     "verify_store",
 ]

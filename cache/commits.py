@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from cache.checksums import Json, canonical_json, seal_holds, sealed
+from cache.checksums import SEAL, Json, canonical_json, crc32c_hex, sealed
 from cache.errors import DamagedStore
 from cache.files import temporaries_in
 from cache.layout import COMMITS, FORMAT_VERSION, commit_path
@@ -19,6 +20,8 @@ from cache.shardfile import VERIFY_HINT
 
 _COMMIT = re.compile(r"([0-9]{6,})\.json")
 _TEMPORARY = re.compile(r"\.([0-9]{6,})\.json\..*")
+_SEAL_PIECE = re.compile(rb'"%s":"([0-9a-f]{8})",' % SEAL.encode())
+_RECORD_KEYS = {"id", "sha256", "width", "height"}
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,45 @@ class ArrayCommit:
     """Size of the shard file; for a descriptor, of the records alone."""
 
 
+class ImageRows(Sequence[ImageRecord]):
+    """The images of a commit as they were read; records are made when they are looked at.
+
+    A store of 300,000 images is opened by reading all its commits, and nobody looks at most.
+    """
+
+    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Raises TypeError where a row is not an image record."""
+        if any(row.keys() != _RECORD_KEYS for row in rows):
+            raise TypeError("not an image record")
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ImageRecord]: ...
+    def __getitem__(self, index: int | slice) -> ImageRecord | Sequence[ImageRecord]:
+        if isinstance(index, slice):
+            return [ImageRecord(**row) for row in self._rows[index]]
+        return ImageRecord(**self._rows[index])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return (ImageRecord(**row) for row in self._rows)
+
+
 @dataclass(frozen=True)
 class Commit:
     """What exists of one shard. Arrays may have different numbers of rows while a store grows."""
 
     shard: int
-    images: tuple[ImageRecord, ...] = ()
+    images: Sequence[ImageRecord] = ()
     """The images of all rows that some array has, in row order."""
     quarantined: Mapping[str, str] = field(default_factory=dict)
     """Image id to reason; the rows of these images hold fill values."""
@@ -68,6 +104,14 @@ class Commit:
             },
         )
 
+    def without(self, names: Collection[str]) -> Commit:
+        """This commit without some arrays, and without images that no other array has."""
+        arrays = {name: array for name, array in self.arrays.items() if name not in names}
+        images = self.images[: max((len(array.crc32c) for array in arrays.values()), default=0)]
+        ids = {image.id for image in images}
+        quarantined = {name: why for name, why in self.quarantined.items() if name in ids}
+        return Commit(self.shard, images, quarantined, arrays, self.timings)
+
     def to_bytes(self) -> bytes:
         """The commit file: one line of canonical JSON with its own checksum."""
         document: dict[str, Json] = {
@@ -96,27 +140,64 @@ def parse_commit(data: bytes, store: Path, shard: int) -> Commit:
         f"{commit_path(store, shard)}: differs from what the store wrote; {VERIFY_HINT}"
     )
     try:
-        document: dict[str, Any] = json.loads(data)
-        # The seal covers the content, the comparison everything around it.
-        if not seal_holds(document) or canonical_json(document) + b"\n" != data:
+        if not _seal_fits(data):
             raise damaged
+        document: dict[str, Any] = json.loads(data)
         commit = Commit(
             shard=document["shard"],
-            images=tuple(ImageRecord(**image) for image in document["images"]),
+            images=ImageRows(document["images"]),
             quarantined=document["quarantined"],
             arrays={
-                name: ArrayCommit(tuple(int(crc, 16) for crc in array["crc32c"]), array["bytes"])
+                name: ArrayCommit(_crcs(array["crc32c"]), array["bytes"])
                 for name, array in document["arrays"].items()
             },
             timings=document["timings"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise damaged from error
     sizes = [len(array.crc32c) for array in commit.arrays.values()]
-    fits = commit.shard == shard and document["format_version"] == FORMAT_VERSION
+    fits = commit.shard == shard and document.get("format_version") == FORMAT_VERSION
     if not fits or min(sizes, default=0) < 1 or max(sizes, default=0) > len(commit.images):
         raise damaged
+    if not _is_plain(commit):
+        raise damaged
     return commit
+
+
+def _seal_fits(data: bytes) -> bool:
+    """Whether a commit file without its checksum has this checksum.
+
+    Before it was sealed it was canonical JSON, so what is left over is just what was sealed, byte
+    for byte, and need not be made again from the content, which takes four times as long. Nothing
+    before the seal can look like it: array names hold no quotes.
+    """
+    seal = _SEAL_PIECE.search(data)
+    if seal is None or not data.endswith(b"\n"):
+        return False
+    return crc32c_hex(data[: seal.start()] + data[seal.end() : -1]) == seal[1].decode()
+
+
+def _crcs(digits: Sequence[str]) -> tuple[int, ...]:
+    return struct.unpack(f">{len(digits)}I", bytes.fromhex("".join(digits)))
+
+
+def _is_plain(commit: Commit) -> bool:
+    """Whether every value is of its type: a seal is a checksum, anybody can make one."""
+    return (
+        type(commit.shard) is int
+        and all(
+            isinstance(image.id, str)
+            and isinstance(image.sha256, str)
+            and type(image.width) in (int, type(None))
+            and type(image.height) in (int, type(None))
+            for image in commit.images
+        )
+        and isinstance(commit.quarantined, dict)
+        and all(isinstance(reason, str) for reason in commit.quarantined.values())
+        and all(type(array.bytes) is int for array in commit.arrays.values())
+        and isinstance(commit.timings, dict)
+        and all(type(seconds) in (int, float) for seconds in commit.timings.values())
+    )
 
 
 def shard_of_commit(name: str) -> int | None:
@@ -127,7 +208,12 @@ def shard_of_commit(name: str) -> int | None:
     return int(match[1])
 
 
-def announced_shards(store: Path) -> list[int]:
-    """Numbers of the shards that are being published, or whose publisher died on the way."""
-    names = [_TEMPORARY.fullmatch(file.name) for file in temporaries_in(store / COMMITS)]
+def announced_shards(store: Path, temporaries: Iterable[Path] | None = None) -> list[int]:
+    """Numbers of the shards that are being published, or whose publisher died on the way.
+
+    They are told by temporaries of commits: all that are there, unless some are given.
+    """
+    if temporaries is None:
+        temporaries = temporaries_in(store / COMMITS)
+    names = [_TEMPORARY.fullmatch(file.name) for file in temporaries]
     return sorted({int(name[1]) for name in names if name})

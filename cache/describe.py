@@ -60,7 +60,7 @@ def describe_store(path: str | Path) -> StoreDescription:
             shape=spec.shape,
             dtype=spec.dtype,
             n_images=int(committed[name].sum()),
-            bytes_on_disk=sum(_folder_bytes(path / array.name) for array in spec.zarr_arrays),
+            bytes_on_disk=sum(folder_bytes(path / array.name) for array in spec.zarr_arrays),
         )
         for name, spec in store.arrays.items()
     }
@@ -74,7 +74,7 @@ def describe_store(path: str | Path) -> StoreDescription:
         n_committed=int(complete.sum()),
         quarantined=store.quarantined,
         arrays=arrays,
-        bytes_on_disk=_folder_bytes(path),
+        bytes_on_disk=folder_bytes(path),
     )
 
 
@@ -115,7 +115,7 @@ def _add_store(listing: StoreListing, path: Path) -> bool:
     return True
 
 
-def _folder_bytes(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
     """Size of all files in a folder and below; those that vanish meanwhile do not count."""
     total = 0
     for parent, _, names in os.walk(folder):

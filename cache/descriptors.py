@@ -35,15 +35,17 @@ def read_chunk(path: Path, array: ZarrArray, chunk_rows: int) -> np.ndarray | No
     return np.frombuffer(values, array.numpy_dtype).reshape(chunk_rows, *array.shape)
 
 
+def hole_chunk(array: ZarrArray, n_rows: int) -> np.ndarray:
+    """Rows [n, D] that nobody has committed."""
+    return np.full((n_rows, *array.shape), array.hole, array.numpy_dtype)
+
+
 def patch_chunk(
     path: Path, array: ZarrArray, chunk_rows: int, first_row: int, records: Sequence[np.ndarray]
 ) -> None:
     """Write records into the rows from ``first_row`` of a chunk, leaving its other rows alone."""
     old = read_chunk(path, array, chunk_rows)
-    if old is None:
-        chunk = np.full((chunk_rows, *array.shape), array.hole, array.numpy_dtype)
-    else:
-        chunk = old.copy()
+    chunk = hole_chunk(array, chunk_rows) if old is None else old.copy()
     chunk[first_row : first_row + len(records)] = records
     data = chunk.tobytes()
     write_atomically(path, data + crc_suffix(crc32c_of(data)))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cache.errors import NonFiniteError, StoreError
-from cache.layout import ArraySpec
+from cache.layout import INT8_HOLE, SCALE_SUFFIX, ArraySpec, ZarrArray
 
 INT8_MAX = 127
 
@@ -23,6 +23,17 @@ def all_finite(values: np.ndarray) -> bool:
     """Whether a float32 or float16 array holds neither NaN nor infinity."""
     signed, positive, unsigned, negative = _INFINITIES[values.dtype.name]
     return bool(values.view(signed).max() < positive and values.view(unsigned).max() < negative)
+
+
+def is_complete(values: bytes, array: ZarrArray) -> bool:
+    """Whether a record holds a number everywhere that its array can hold: no hole, neither NaN
+    nor infinity, no scale below zero."""
+    numbers = np.frombuffer(values, array.numpy_dtype)
+    if array.dtype == "int8":
+        return bool((numbers != INT8_HOLE).all())
+    if array.name.endswith(SCALE_SUFFIX) and bool((numbers < 0).any()):
+        return False
+    return all_finite(numbers)
 
 
 class Encoder:

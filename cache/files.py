@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +24,16 @@ TEMPORARY_SUFFIX = ".tmp"
 class TemporaryFile:
     """A file under construction: append bytes, then :meth:`publish` it or :meth:`discard` it.
 
-    Its name is ``.{target}.{token}.tmp``. Creating one removes what killed owners left behind
-    for the same target.
+    Its name is ``.{name}.{token}.tmp``, after its target unless it is given another. Creating one
+    removes what killed owners left behind under the same name.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, name: str = "") -> None:
         self.target = target
-        remove_stale_temporaries(target.parent, target.name)
+        name = name or target.name
+        remove_stale_temporaries(target.parent, name)
         while True:
-            self.path = target.with_name(f".{target.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+            self.path = target.with_name(f".{name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
             with _explained(self.path):
                 self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
                 _lock(self._fd, self.path)
@@ -48,6 +49,13 @@ class TemporaryFile:
                 view = memoryview(part.data if isinstance(part, np.ndarray) else part).cast("B")
                 while view:
                     view = view[os.write(self._fd, view) :]
+
+    def start_syncing(self, start: int, n_bytes: int) -> None:
+        """Let the disk begin with a part of what was written; :meth:`sync` still has to follow."""
+        # Of dirty pages the advice keeps none back: it starts their write and does not wait.
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):
+                os.posix_fadvise(self._fd, start, n_bytes, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
         """Bring everything written to the disk."""
@@ -73,9 +81,9 @@ class TemporaryFile:
             self._fd = -1
 
 
-def write_atomically(target: Path, data: bytes) -> None:
-    """Replace ``target`` by a file with this content, durably."""
-    temporary = TemporaryFile(target)
+def write_atomically(target: Path, data: bytes, name: str = "") -> None:
+    """Replace ``target`` by a file with this content, durably; ``name`` is its temporary's."""
+    temporary = TemporaryFile(target, name)
     try:
         temporary.write(data)
         temporary.sync()
@@ -93,6 +101,20 @@ def sync_folder(folder: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def remove_durably(file: Path) -> None:
+    """Remove a file, if it is there, and bring that to the disk."""
+    with _explained(file):
+        file.unlink(missing_ok=True)
+    sync_folder(file.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove an empty folder, and bring that to the disk."""
+    with _explained(folder):
+        folder.rmdir()
+    sync_folder(folder.parent)
 
 
 def make_folders(root: Path, folder: Path) -> None:

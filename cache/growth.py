@@ -97,10 +97,9 @@ def _check_images(images: Sequence[ImageRecord]) -> None:
 
 
 def _make_root_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot make the folder ({error.strerror})") from error
+    whole = path.absolute()
+    # Durably, like all below: a store whose own name is lost with the power is lost itself.
+    make_folders(next(parent for parent in whole.parents if parent.is_dir()), whole)
     if not (path / DOCUMENT).exists():
         _refuse_other_content(path)
 

@@ -37,6 +37,7 @@ FEATURE_DTYPES = ("float32", "float16", "int8")
 DTYPES = {name: np.dtype(name).newbyteorder("<") for name in FEATURE_DTYPES}
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*")
+_CHUNK_NAME = re.compile(r"c\.(\d+)(?:\.0)+")
 _RESERVED = {COMMITS}
 _DIMENSIONS = ("image", "channel", "y", "x")
 
@@ -146,6 +147,12 @@ class ShardGrid:
         return store / array.name / f"c.{key}"
 
 
+def chunk_of(name: str) -> int | None:
+    """The number in the name of a data file; None for any other name."""
+    match = _CHUNK_NAME.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
 def commit_path(store: Path, shard: int) -> Path:
     """The file whose presence makes a shard exist."""
     return store / COMMITS / f"{shard:06d}.json"
@@ -219,6 +226,8 @@ def parse_array_document(name: str, data: bytes, shard_size: int) -> ArrayDocume
     try:
         document = json.loads(data)
         n_images, *record = document["shape"]
+        if not all(type(size) is int and size >= 0 for size in document["shape"]):
+            raise ValueError("a shape is made of whole numbers")
         array = ZarrArray(
             name=name,
             shape=tuple(record),

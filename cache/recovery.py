@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cache.commits import Commit, announced_shards, read_commit
-from cache.files import remove_stale_temporaries, sync_folder
+from cache.files import is_owned, remove_durably, remove_stale_temporaries, temporaries_in
 from cache.layout import COMMITS, commit_path
 from cache.metadata import Metadata, nodes
 
 
 def roll_back(metadata: Metadata) -> None:
     """Bring a store back to what its commits say: no half-published shards, no temporaries."""
-    path = metadata.path
-    for shard in announced_shards(path):
+    for shard in announced_shards(metadata.path):
         roll_back_shard(metadata, shard)
-    folders = [path, path / COMMITS, *(path / name for name, _ in nodes(path))]
-    for folder in folders:
+    for folder in _folders(metadata):
         remove_stale_temporaries(folder)
+
+
+def stale_files(metadata: Metadata) -> list[Path]:
+    """What :func:`roll_back` would remove; asked without the lock, so others may be at work."""
+    stale = [
+        file
+        for folder in _folders(metadata)
+        for file in temporaries_in(folder)
+        if not is_owned(file)
+    ]
+    dead = set(announced_shards(metadata.path, stale))
+    return stale + [file for shard in sorted(dead) for file in _uncommitted_files(metadata, shard)]
 
 
 def roll_back_shard(metadata: Metadata, shard: int) -> None:
@@ -24,14 +36,25 @@ def roll_back_shard(metadata: Metadata, shard: int) -> None:
     Shard files without a commit are removed, then the temporary commit that announced them.
     A file that has a commit may hold more rows than it lists; those do no harm and stay.
     """
+    for file in _uncommitted_files(metadata, shard):
+        remove_durably(file)
+    target = commit_path(metadata.path, shard)
+    remove_stale_temporaries(target.parent, target.name)
+
+
+def _uncommitted_files(metadata: Metadata, shard: int) -> list[Path]:
+    """Shard files of the arrays for which the shard's commit lists no row."""
     path, grid = metadata.path, metadata.grid
     commit = read_commit(path, shard) or Commit(shard)
-    for document in metadata.documents.values():
-        array = document.array
-        if array.sharded and not commit.n_rows(array.name):
-            file = grid.file_of(path, array, shard * grid.shard_size)
-            if file.exists():
-                file.unlink()
-                sync_folder(file.parent)
-    target = commit_path(path, shard)
-    remove_stale_temporaries(target.parent, target.name)
+    files = [
+        grid.file_of(path, document.array, shard * grid.shard_size)
+        for document in metadata.documents.values()
+        if document.array.sharded and not commit.n_rows(document.array.name)
+    ]
+    return [file for file in files if file.exists()]
+
+
+def _folders(metadata: Metadata) -> list[Path]:
+    """Every folder of the store that may hold temporaries."""
+    path = metadata.path
+    return [path, path / COMMITS, *(path / name for name, _ in nodes(path))]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Sequence
 
 from cache.findings import Problem
-from cache.layout import COMMITS, ShardGrid, ZarrArray
-
-_CHUNK = re.compile(r"c\.(\d+)\..*")
+from cache.layout import COMMITS, ShardGrid, ZarrArray, chunk_of
 
 
 def remedy_for(
@@ -31,7 +28,7 @@ def remedy_for(
     lost_commit = False
     for problem in problems:
         folder, _, name = problem.where.rpartition("/")
-        chunk = _CHUNK.fullmatch(name)
+        chunk = chunk_of(name)
         if problem.kind == "unexpected":
             strays.add(problem.where)
         elif folder == COMMITS:
@@ -41,10 +38,10 @@ def remedy_for(
         elif problem.kind == "commit":
             lost_commit = True
         elif by_name[folder].sharded:
-            shards.add(int(chunk[1]))
+            shards.add(chunk)
         else:
             n_shards = grid.chunk_rows // grid.shard_size
-            first = int(chunk[1]) * n_shards
+            first = chunk * n_shards
             shards.update(set(range(first, first + n_shards)).intersection(commits))
             if problem.kind != "missing":
                 files.add(problem.where)

@@ -21,6 +21,9 @@ from cache.layout import CRC_BYTES, ZarrArray
 
 _ABSENT = np.uint64(2**64 - 1)
 _ENTRY_BYTES = 16
+_SYNC_AHEAD_BYTES = 8 * 2**20
+"""The disk is set to work each time so much has been written: a sync at the end of a shard would
+find it idle until then, with everything still to do."""
 
 
 def index_bytes(shard_size: int) -> int:
@@ -57,12 +60,18 @@ class ShardFileWriter:
         """Of the records written so far."""
         self._shard_size = shard_size
         self._file = TemporaryFile(path)
+        self._stride = array.record_bytes + CRC_BYTES
+        self._syncing_from = 0
 
     def append(self, record: np.ndarray) -> None:
         """Write the next record: contiguous values in the dtype of the array."""
         crc = crc32c_of(record)
         self._file.write(record, crc_suffix(crc))
         self.crcs.append(crc)
+        ahead = len(self.crcs) * self._stride - self._syncing_from
+        if ahead >= _SYNC_AHEAD_BYTES:
+            self._file.start_syncing(self._syncing_from, ahead)
+            self._syncing_from += ahead
 
     def finish(self) -> None:
         """Write the index and bring the file to the disk."""
@@ -132,10 +141,15 @@ class DescriptorFile:
 VERIFY_HINT = "run `sketchfusion cache verify` on the store"
 
 
+def open_at_once(path: str | Path, flags: int = os.O_RDONLY) -> int:
+    """A file descriptor, as an `opener`: opening a pipe of this name would wait for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def map_file(path: Path) -> tuple[Any, int]:
     """Map a file for reading: (map, bytes). CorruptShard where it is missing or empty."""
     try:
-        fd = os.open(path, os.O_RDONLY)
+        fd = open_at_once(path)
     except OSError as error:
         raise CorruptShard(f"{path}: {error.strerror}; {VERIFY_HINT}") from error
     try:

@@ -25,7 +25,7 @@ from cache.layout import (
 from cache.metadata import check_rows, nodes, read_file, read_images, read_root
 from cache.records import ImageRecord
 from cache.remedy import remedy_for, whole_store_remedy
-from cache.verify_data import check_data
+from cache.verify_data import Progress, check_data
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class VerifyReport:
         return not self.problems
 
 
-def verify_store(path: str | Path, full: bool = True) -> VerifyReport:
+def verify_store(
+    path: str | Path, full: bool = True, progress: Progress = lambda done, total: None
+) -> VerifyReport:
     """Check a store; without ``full``, documents, commits, sizes and indexes, but no records.
 
     Others may write meanwhile: things are read in the reverse order of writing, so that what is
@@ -74,7 +76,7 @@ def verify_store(path: str | Path, full: bool = True) -> VerifyReport:
         for commit in commits.values():
             _check_commit(commit, documents, grid, images, findings)
         arrays = [document.array for document in documents.values()]
-        findings.add(check_data(path, grid, commits, arrays, full))
+        findings.add(check_data(path, grid, commits, arrays, full, progress))
         _note_unfinished(path, commits, documents, images, findings)
         remedy = remedy_for(findings.problems, arrays, grid, commits)
     return VerifyReport(

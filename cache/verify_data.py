@@ -10,17 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from cache.checksums import crc32c_of
 from cache.commits import Commit, announced_shards, read_commit
 from cache.descriptors import read_chunk
-from cache.encoding import all_finite
+from cache.encoding import is_complete
 from cache.errors import CorruptShard, StoreError
 from cache.files import is_temporary
 from cache.findings import Findings
-from cache.layout import CRC_BYTES, DOCUMENT, INT8_HOLE, ShardGrid, ZarrArray
-from cache.shardfile import build_index, crc_suffix, index_bytes
+from cache.layout import CRC_BYTES, DOCUMENT, ShardGrid, ZarrArray
+from cache.shardfile import build_index, crc_suffix, index_bytes, open_at_once
+
+Progress = Callable[[int, int], object]
+"""Told how many files are checked, and of how many."""
 
 _CHUNK_KEY = re.compile(r"c\.(\d+)((?:\.0)+)")
 _NO_CHUNK = "gone, and committed rows need it"
@@ -32,14 +33,16 @@ def check_data(
     commits: Mapping[int, Commit],
     arrays: list[ZarrArray],
     full: bool,
+    progress: Progress,
 ) -> Findings:
     """Check all files of all arrays, several at a time; without ``full`` no record is read."""
     check = _DataCheck(path, grid, commits, full)
     jobs = [job for array in arrays for job in check.jobs(array)]
     findings = Findings()
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for result in pool.map(_run, jobs):
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, result in enumerate(pool.map(_run, jobs), start=1):
             findings.add(result)
+            progress(done, len(jobs))
     return findings
 
 
@@ -78,7 +81,7 @@ class _DataCheck:
         stride = array.record_bytes + CRC_BYTES
         committed = commit.arrays[array.name]
         try:
-            with open(file, "rb", buffering=0) as shard:
+            with open(file, "rb", buffering=0, opener=open_at_once) as shard:
                 size = os.fstat(shard.fileno()).st_size
                 n_rows, rest = divmod(size - index_bytes(shard_size), stride)
                 if rest or not len(committed.crc32c) <= n_rows <= shard_size:
@@ -116,8 +119,10 @@ class _DataCheck:
             findings.problem("record", where, f"{image_id}: does not fit its checksum")
         elif crc != commit.arrays[array.name].crc32c[slot]:
             findings.problem("record", where, f"{image_id}: is not the record committed")
-        elif image_id not in commit.quarantined and not _complete(values, array):
-            findings.problem("not-finite", where, f"{image_id}: NaN, infinity or a hole")
+        elif image_id not in commit.quarantined and not is_complete(values, array):
+            findings.problem(
+                "not-finite", where, f"{image_id}: NaN, infinity, a hole or out of range"
+            )
 
     def _check_descriptor_file(
         self, file: Path, array: ZarrArray, commits: list[Commit]
@@ -177,11 +182,3 @@ class _DataCheck:
 
     def _where(self, file: Path) -> str:
         return file.relative_to(self._path).as_posix()
-
-
-def _complete(values: bytes, array: ZarrArray) -> bool:
-    """Whether a record holds a number everywhere."""
-    numbers = np.frombuffer(values, array.numpy_dtype)
-    if array.dtype == "int8":
-        return bool((numbers != INT8_HOLE).all())
-    return all_finite(numbers)

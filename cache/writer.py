@@ -6,6 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
 
 from cache.checksums import Json
 from cache.commits import Commit, read_commit
@@ -26,6 +30,40 @@ class ShardTask:
     """Row numbers to compute, in this order."""
     arrays: tuple[str, ...]
     """Names of the features to compute for each of them."""
+
+
+class RowWriter(Protocol):
+    """Where the rows of a task go, in order; nothing of them exists before the commit."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+    def put(self, row: int, features: Mapping[str, np.ndarray]) -> None:
+        """Write one image: every feature of the task, float32 arrays of its shape."""
+
+    def quarantine(self, row: int, reason: str) -> None:
+        """Mark an image that could not be computed."""
+
+    def commit(self, timings: Mapping[str, float] | None = None) -> None:
+        """Make the rows exist; ``timings`` are seconds by name."""
+
+
+class TaskWriter(Protocol):
+    """A store in which tasks are filled: for the first time, or for a repair."""
+
+    path: Path
+    images: list[ImageRecord]
+    """All rows of the store, in order."""
+    arrays: dict[str, ArraySpec]
+    """Features by name."""
+
+    def shard(self, task: ShardTask) -> RowWriter:
+        """A writer for the rows of a task, to be used in a ``with`` block."""
 
 
 class StoreWriter:

@@ -8,17 +8,19 @@ the file's folder if they exist there, and to the working directory otherwise.
 from __future__ import annotations
 
 import difflib
+import os
 import types
 import typing
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from configs.base import one_is_a_list_of_one
+from configs.reading import UnreadableYaml, parse_yaml, read_yaml
 from configs.schema import Config
 
 HERE = Path(__file__).parent
@@ -59,6 +61,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     resolve_paths(document, path.parent)
     for override in overrides:
         _apply(document, override)
+    _refuse_controls(document, str(path))
     document["train"] = _with_task_defaults(document.get("task"), document.get("train"))
     document.setdefault("name", path.stem)
     # `extraction:` with nothing below it means the defaults.
@@ -102,17 +105,27 @@ def _find(source: str | Path) -> Path:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_yaml(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        # A ValueError is a date that does not exist.
-        raise ConfigError(f"{path}: is not valid YAML: {_one_line(error)}") from None
+    except UnreadableYaml as error:
+        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: must hold a mapping of keys to values")
     return document
+
+
+def _refuse_controls(value: Any, where: str, key: str = "") -> None:
+    """Text ends up in file names and on terminals: only what can be seen there."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_controls(name, where, f"a key of {key or 'the file'}")
+            _refuse_controls(inner, where, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_controls(inner, where, key)
+    elif isinstance(value, str) and any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
+        raise ConfigError(f"{where}: {key}: holds a control character; write it without")
 
 
 def _expand(section: str, name: str, beside: Path) -> dict[str, Any]:
@@ -151,11 +164,11 @@ def _apply(document: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: write it as section.key=value")
     _check_key(keys, dotted)
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+        value = parse_yaml(text)
+    except UnreadableYaml as error:
+        raise ConfigError(f"--set {override[:80]}: the value {error}") from None
     if isinstance(value, str) and value.startswith("~"):
-        value = str(Path(value).expanduser())
+        value = os.path.expanduser(value)
     if len(keys) == 1 and keys[0] in ("backbone", "dataset") and isinstance(value, str):
         value = _expand(keys[0], value, Path.cwd())
     node = document
@@ -237,7 +250,7 @@ def resolve_paths(document: dict[str, Any], folder: Path) -> None:
 
 
 def _resolved(text: str, folder: Path) -> str:
-    value = Path(text).expanduser()
+    value = Path(os.path.expanduser(text))  # `~nobody` stays as it is, Path would raise
     if value.is_absolute():
         return str(value)
     return str((folder / value).resolve()) if text and (folder / value).exists() else text
@@ -248,13 +261,15 @@ def _first_problem(error: ValidationError) -> tuple[str, str]:
     problem = error.errors(include_url=False)[0]
     dotted = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return dotted, f"unknown key {dotted}{_nearest(dotted, list(_dotted_keys(Config)))}"
+        return dotted, f"unknown key {_short(dotted)}{_nearest(dotted, list(_dotted_keys(Config)))}"
     if problem["type"] == "missing":
         return dotted, f"{dotted} is missing"
     message = _PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-    given = repr(problem["input"])
-    given = given if len(given) <= 60 else f"{given[:60]}…"
-    return dotted, f"{dotted}: {message} (got {given})"
+    return dotted, f"{dotted}: {message} (got {_short(repr(problem['input']))})"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _nearest(name: str, valid: Sequence[str]) -> str:
@@ -267,7 +282,3 @@ def _nearest(name: str, valid: Sequence[str]) -> str:
         match = difflib.get_close_matches(leaf, list(by_leaf), n=1, cutoff=0.6)
         close = [by_leaf[match[0]]] if match else []
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -165,9 +165,17 @@ class Config(Section):
     """A whole configuration file."""
 
     name: str = "sketchfusion"
+    """What to call it: a run without another place is written to `runs/<name>-<task>`."""
     backbone: BackboneConfig
     dataset: DatasetConfig
     extraction: ExtractionConfig = ExtractionConfig()
     task: TaskName | None = None
     train: TrainConfig = TrainConfig()
     """Settings of stage 2; stage 1 does not read them."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_no_path(cls, value: str) -> str:
+        if "/" in value or "\\" in value or not 0 < len(value.encode()) <= 100:
+            raise ValueError("must be a short name without slashes, it becomes a folder's name")
+        return value

@@ -34,6 +34,9 @@ SD_FILES = [
 """What is taken from a hub repository: configurations and full-precision safetensors."""
 
 
+MAX_JSON_BYTES = 16 * 2**20
+"""Of a model's JSON file; the index of a checkpoint of many files has some 100 KB."""
+
 CLIP_WEIGHTS = "open_clip_model.safetensors"
 """The name open_clip itself gives to a model's weights."""
 
@@ -75,14 +78,18 @@ def sd_folder(source: str, revision: str | None) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a model folder."""
+    """A JSON object from a model folder. Raises BackboneError."""
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise BackboneError(f"{path}: is larger than {MAX_JSON_BYTES // 2**20} MiB")
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BackboneError(
             f"{path}: missing; is this a complete diffusers folder? download it again"
         ) from None
-    except (OSError, ValueError) as error:
+    except BackboneError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise BackboneError(f"{path}: not readable JSON ({one_line(error)})") from None
     if not isinstance(document, dict):
         raise BackboneError(f"{path}: must hold a JSON object")
@@ -99,8 +106,7 @@ def check_safetensors(folder: Path, stem: str) -> None:
     if single.is_file():
         files = [single]
     elif index.is_file():
-        weight_map = read_json(index).get("weight_map", {})
-        files = [folder / str(name) for name in sorted(set(weight_map.values()))]
+        files = _indexed_files(folder, index)
     elif any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
         raise BackboneError(
             f"{folder}: holds only pickled weights, which can run code when opened; "
@@ -115,6 +121,20 @@ def check_safetensors(folder: Path, stem: str) -> None:
         raise BackboneError(f"{single}: missing; the download is incomplete, fetch it again")
     for path in files:
         check_safetensors_file(path)
+
+
+def _indexed_files(folder: Path, index: Path) -> list[Path]:
+    """The files that an index names: beside it, and nowhere else."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BackboneError(f"{index}: has no weight_map; fetch it again")
+    for name in weight_map.values():
+        if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.-]*\.safetensors", name):
+            raise BackboneError(
+                f"{index}: names {str(name)[:60]!r}, which is no safetensors file beside it; "
+                "fetch the checkpoint again"
+            )
+    return [folder / name for name in sorted(set(weight_map.values()))]
 
 
 def check_safetensors_file(path: Path) -> None:

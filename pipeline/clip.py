@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import open_clip
+import timm
 import torch
 import yaml
 from open_clip import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
 from configs import ClipConfig, preset_names, preset_text
+from pipeline.architecture import check_fits, check_numbers
 from pipeline.checkpoints import (
     CLIP_WEIGHTS,
     BackboneError,
@@ -70,14 +74,18 @@ def load_clip(config: ClipConfig, resolution: int, random_weights: bool = False)
     if not random_weights:
         weights, tag = _find_weights(config)
         preprocess |= {key: tag[key] for key in ("mean", "std") if key in tag}
+    with torch.device("meta"):
+        check_fits(build_clip(config, resolution), config.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         model = build_clip(config, resolution)
     if weights is not None:
         _load_weights(model, weights, architecture)
     visual = model.visual.eval().requires_grad_(False)
-    mean = tuple(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN))
-    std = tuple(preprocess.get("std", open_clip.OPENAI_DATASET_STD))
+    mean = _rgb(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN), "mean", config.model)
+    std = _rgb(preprocess.get("std", open_clip.OPENAI_DATASET_STD), "std", config.model)
+    if min(std) <= 0:
+        raise BackboneError(f"{config.model}: std is {list(std)}; it must be above zero")
     vision = {k: v for k, v in architecture.model["vision_cfg"].items() if k != "image_size"}
     quick_gelu = bool(architecture.model.get("quick_gelu", False))
     digest = digest_tensors(
@@ -132,10 +140,17 @@ def clip_shapes(visual: Any, resolution: int) -> tuple[tuple[int, int, int], int
     if not hasattr(visual, "forward_intermediates"):
         raise BackboneError(f"{type(visual).__name__} gives no token map; use a vision transformer")
     device = next(visual.parameters()).device
-    tokens, embedding = clip_features(
-        visual, torch.zeros(1, 3, resolution, resolution, device=device)
-    )
-    _, width, height, breadth = tokens.shape
+    try:
+        tokens, embedding = clip_features(
+            visual, torch.zeros(1, 3, resolution, resolution, device=device)
+        )
+        _, width, height, breadth = tokens.shape
+    except Exception as error:
+        # Whatever a module makes of a setting that nobody has tried.
+        raise BackboneError(
+            f"{type(visual).__name__} gives no token map ({one_line(error)}); "
+            "use a vision transformer"
+        ) from None
     return (width, height, breadth), embedding.shape[1]
 
 
@@ -152,7 +167,12 @@ def _read_architecture(name: str) -> _Architecture:
             isinstance(model.get(key), dict) for key in ("vision_cfg", "text_cfg")
         ):
             raise BackboneError(f"{name}: not an open_clip configuration (vision_cfg and text_cfg)")
-        return _Architecture(name, model, document.get("preprocess_cfg", {}))
+        check_numbers(document, name)
+        _check_towers(model, name)
+        preprocess = document.get("preprocess_cfg", {})
+        if not isinstance(preprocess, dict):
+            raise BackboneError(f"{name}: preprocess_cfg must be a mapping, of mean and std")
+        return _Architecture(name, model, preprocess)
     model = open_clip.get_model_config(name)
     if model is None:
         raise BackboneError(
@@ -160,6 +180,29 @@ def _read_architecture(name: str) -> _Architecture:
             "or give the path of a .json model configuration"
         )
     return _Architecture(name, model, {})
+
+
+def _check_towers(model: dict[str, Any], where: str) -> None:
+    """Refuse a file that names towers elsewhere: building it would fetch what a stranger chose."""
+    if "hf_model_name" in model["text_cfg"]:
+        raise BackboneError(
+            f"{where}: its text tower is a hub model, which is not fetched for a file; "
+            "use the open_clip name of the model"
+        )
+    trunk = model["vision_cfg"].get("timm_model_name")
+    if trunk and not (isinstance(trunk, str) and timm.is_model(trunk)):
+        raise BackboneError(f"{where}: timm has no model {str(trunk)[:60]!r}; use one of its names")
+
+
+def _rgb(values: Any, key: str, where: str) -> tuple[float, float, float]:
+    """Three finite numbers. Raises BackboneError."""
+    try:
+        red, green, blue = (float(value) for value in values)
+    except (TypeError, ValueError):
+        red = green = blue = math.nan
+    if not all(map(math.isfinite, (red, green, blue))):
+        raise BackboneError(f"{where}: {key} must be three numbers, for RGB")
+    return red, green, blue
 
 
 def known_weights(config: ClipConfig) -> tuple[Path | None, dict[str, Any]]:
@@ -211,7 +254,8 @@ def _check_quick_gelu_of_file(path: Path, architecture: _Architecture) -> None:
     """A local file says which activation it needs by its own configuration, or by its name."""
     beside = path.parent / "open_clip_config.json"
     if beside.is_file():
-        trained = bool(read_json(beside).get("model_cfg", {}).get("quick_gelu", False))
+        model = read_json(beside).get("model_cfg", {})
+        trained = isinstance(model, dict) and bool(model.get("quick_gelu", False))
         _check_quick_gelu(architecture, trained, str(path))
     elif "openai" in path.stem.lower():
         _check_quick_gelu(architecture, True, str(path))
@@ -230,6 +274,8 @@ def _check_quick_gelu(architecture: _Architecture, weights_need: bool, weights: 
 def _load_weights(model: CLIP | CustomTextCLIP, path: Path, architecture: _Architecture) -> None:
     if path.suffix == ".safetensors":
         check_safetensors_file(path)
+    else:
+        _check_archive(path)
     try:
         open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
     except pickle.UnpicklingError:
@@ -242,3 +288,20 @@ def _load_weights(model: CLIP | CustomTextCLIP, path: Path, architecture: _Archi
         raise BackboneError(
             f"{path}: cannot be loaded into {architecture.name} ({one_line(error)})"
         ) from None
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what is no PyTorch file, and one that unpacks to more than its own size."""
+    if path.suffix in (".npz", ".npy"):
+        raise BackboneError(f"{path}: NumPy files are not read; convert them to safetensors")
+    if not zipfile.is_zipfile(path):
+        return  # An old PyTorch file, which holds its tensors as they are.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise BackboneError(f"{path}: damaged archive ({one_line(error)})") from None
+    if unpacked > path.stat().st_size:
+        raise BackboneError(
+            f"{path}: is compressed, which PyTorch never does; convert it to safetensors"
+        )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from cache import ShardTask, StoreWriter
+from cache import ShardTask, TaskWriter
 from pipeline.job import Job
 from pipeline.latents import LatentBatch, load_latents, store_of_latents
 from pipeline.loader import RowBatch, SquareBatch, load_squares
@@ -56,7 +57,7 @@ Listener = Callable[[Progress], None]
 
 def compute_tasks(
     job: Job,
-    writer: StoreWriter,
+    writer: TaskWriter,
     tasks: Sequence[ShardTask],
     workers: int,
     listener: Listener | None = None,
@@ -74,10 +75,11 @@ def compute_tasks(
         return progress
     images = writer.images
     extractor = job.extractor
-    inputs = _inputs(job, writer, tasks, workers)
-    with ShardSink(writer, tasks) as sink:
+    # Closed even where an error's traceback keeps this frame alive: decoding processes would be.
+    inputs = closing(_inputs(job, writer, tasks, workers))
+    with inputs as batches, ShardSink(writer, tasks) as sink:
         last = time.perf_counter()
-        for batch in inputs:
+        for batch in batches:
             read = time.perf_counter()
             features: dict[str, np.ndarray] = {}
             if batch.rows:
@@ -106,8 +108,8 @@ def compute_tasks(
 
 
 def _inputs(
-    job: Job, writer: StoreWriter, tasks: Sequence[ShardTask], workers: int
-) -> Iterator[SquareBatch | LatentBatch]:
+    job: Job, writer: TaskWriter, tasks: Sequence[ShardTask], workers: int
+) -> Generator[SquareBatch | LatentBatch]:
     """Decoded pictures, or stored latents where these are enough."""
     batches = list(_batches(tasks, job.extractor.batch_size))
     store = store_of_latents(writer.path, tasks) if job.extractor.takes_latents else None

@@ -22,6 +22,9 @@ from PIL import ExifTags, Image, TiffImagePlugin
 MAX_PIXELS = 100_000_000
 """Larger images are refused from their header, before any memory is spent on them."""
 
+MAX_FILE_BYTES = 256 * 2**20
+"""Larger files are not read: threads hold several in memory at a time."""
+
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 """Raster formats with a signature of their own and no outside program behind them."""
 
@@ -69,6 +72,18 @@ def image_size(data: bytes) -> tuple[int, int]:
         if image.format == "PNG" and not any(mark in data for mark in _PNG_EXIF_MARKS):
             return width, height
         return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+
+
+def decode_foreground(data: bytes) -> np.ndarray:
+    """The mask in `data` as bool [H, W]: true where any channel but alpha is not zero.
+
+    In the file's own pixels, unturned. Raises `ImageError`.
+    """
+    with _reasons():
+        image = _open(data)
+        image.load()
+        values = np.atleast_3d(np.asarray(image))
+        return np.any(values[..., :-1] if image.mode in ("LA", "RGBA") else values, axis=-1)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -84,12 +83,17 @@ def load_injection(path: str | Path, clip_width: int, channels: Mapping[str, int
             valid = f"{', '.join(channels)} with .weight and .bias"
             raise InjectionError(f"{path}: unknown tensor {name!r}; this UNet's sites are {valid}")
         sites[site] = channels[site]
-    injection = Injection(clip_width, {site: c for site, c in channels.items() if site in sites})
-    for site, c in injection.channels.items():
-        for kind, shape in (("weight", (c, clip_width, 1, 1)), ("bias", (c,))):
-            _fill(injection[site], kind, tensors.get(f"{site}.{kind}"), shape, f"{path}: {site}")
     if not sites:
         raise InjectionError(f"{path}: holds no injection site")
+    # All is checked before a module is made: a tensor of no values may have any shape.
+    for site, c in sites.items():
+        for kind, shape in (("weight", (c, clip_width, 1, 1)), ("bias", (c,))):
+            _check(tensors.get(f"{site}.{kind}"), shape, f"{path}: {site}.{kind}")
+    injection = Injection(clip_width, {site: c for site, c in channels.items() if site in sites})
+    with torch.no_grad():
+        for site in injection.channels:
+            for kind in ("weight", "bias"):
+                getattr(injection[site], kind).copy_(tensors[f"{site}.{kind}"].float())
     return injection.eval().requires_grad_(False)
 
 
@@ -134,7 +138,8 @@ def _read(path: str | Path) -> dict[str, Tensor]:
         return load_file(str(path))
     except FileNotFoundError:
         raise InjectionError(f"{path}: no such injection file") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except Exception as error:
+        # Besides SafetensorError, what torch makes of types and shapes that only the header knows.
         raise InjectionError(f"{path}: not a readable safetensors file ({error})") from None
 
 
@@ -143,16 +148,15 @@ def _module_name(site: str) -> str:
     return site.replace(".", "_")
 
 
-@torch.no_grad()
-def _fill(
-    conv: nn.Module, kind: str, value: Tensor | None, shape: tuple[int, ...], at: str
-) -> None:
+def _check(value: Tensor | None, shape: tuple[int, ...], at: str) -> None:
+    """Raise InjectionError unless a tensor can be that of a convolution of this shape."""
     if value is None:
-        raise InjectionError(f"{at}.{kind} is missing")
+        raise InjectionError(f"{at} is missing")
     if tuple(value.shape) != shape:
         raise InjectionError(
-            f"{at}.{kind} has shape {list(value.shape)}, this backbone needs {list(shape)}"
+            f"{at} has shape {list(value.shape)}, this backbone needs {list(shape)}"
         )
+    if not value.numel() or value.is_complex():
+        raise InjectionError(f"{at} holds no real numbers")
     if not torch.isfinite(value.float()).all():
-        raise InjectionError(f"{at}.{kind} holds values that are not finite")
-    getattr(conv, kind).copy_(value.float())
+        raise InjectionError(f"{at} holds values that are not finite")

@@ -32,16 +32,22 @@ from pipeline.vision import (
 
 
 @dataclass(frozen=True)
-class Job:
-    """What one process needs to compute any shard of a store."""
+class Networks:
+    """What computes the features of any picture as a configuration says."""
 
     config: Config
-    dataset: Dataset
     extractor: BaseExtractor
     recipe: Recipe
     specs: Sequence[ArraySpec]
     injection_sites: Mapping[str, str]
     """SHA-256 of each injected site's weights, as they are in the file."""
+
+
+@dataclass(frozen=True)
+class Job(Networks):
+    """What one process needs to compute any shard of a store."""
+
+    dataset: Dataset
 
     def provenance(self) -> dict[str, Any]:
         """What makes the store but changes no number; it is recorded beside the recipe."""
@@ -60,15 +66,20 @@ class Job:
 
 
 def load_job(config: Config) -> Job:
-    """Load the networks and work out recipe and arrays.
+    """Load the networks and open the dataset.
 
     Raises BackboneError, DatasetError or InjectionError.
     """
-    load = _load_sd_job if config.backbone.timm is None else _load_vision_job
-    return load(config, open_configured(config))
+    dataset = open_configured(config)  # Before weights are downloaded.
+    return Job(**vars(load_networks(config)), dataset=dataset)
 
 
-def _load_sd_job(config: Config, dataset: Dataset) -> Job:
+def load_networks(config: Config) -> Networks:
+    """Load the networks and work out recipe and arrays. Raises BackboneError or InjectionError."""
+    return (_load_sd if config.backbone.timm is None else _load_vision)(config)
+
+
+def _load_sd(config: Config) -> Networks:
     extraction, resolution = config.extraction, config.backbone.resolution
     backbone = load_backbone(config.backbone, extraction.device, extraction.precision)
     backbone.check_timesteps(extraction.timesteps)
@@ -81,9 +92,8 @@ def _load_sd_job(config: Config, dataset: Dataset) -> Job:
     geometry = feature_geometry(
         backbone.unet, backbone.vae, resolution, backbone.clip.tokens, backbone.clip.embedding
     )
-    return Job(
+    return Networks(
         config=config,
-        dataset=dataset,
         extractor=Extractor(backbone, extraction, injection, _batch_size(config, backbone.device)),
         recipe=make_recipe(backbone.digests, resolution, extraction, injection_digest),
         specs=array_specs(geometry, extraction),
@@ -91,13 +101,12 @@ def _load_sd_job(config: Config, dataset: Dataset) -> Job:
     )
 
 
-def _load_vision_job(config: Config, dataset: Dataset) -> Job:
+def _load_vision(config: Config) -> Networks:
     extraction, resolution = config.extraction, config.backbone.resolution
     check_extraction(extraction)  # before anything is downloaded
     tower = load_vision(config.backbone, extraction.device, extraction.precision)
-    return Job(
+    return Networks(
         config=config,
-        dataset=dataset,
         extractor=VisionExtractor(tower, _batch_size(config, tower.device)),
         recipe=vision_recipe(tower.digest, resolution, extraction),
         specs=vision_specs(tower.geometry, extraction),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from cache import FeatureStore, ShardTask
+from cache import DamagedStore, FeatureStore, ShardTask
 from pipeline.arrays import CLIP_POOLED, CLIP_TOKENS, LATENT
 from pipeline.loader import RowBatch
 
@@ -33,15 +33,18 @@ def store_of_latents(path: Path, tasks: Sequence[ShardTask]) -> FeatureStore | N
     needs_pixels = {LATENT, CLIP_TOKENS, CLIP_POOLED}
     if any(needs_pixels & set(task.arrays) for task in tasks):
         return None
-    store = FeatureStore.open(path)
-    committed = store.committed.get(LATENT)
+    try:
+        store = FeatureStore.open(path)
+        committed = store.committed.get(LATENT)
+    except DamagedStore:
+        return None  # It is being repaired.
     suffices = committed is not None and all(
         committed[task.rows.start : task.rows.stop].all() for task in tasks
     )
     return store if suffices else None
 
 
-def load_latents(store: FeatureStore, batches: Sequence[RowBatch]) -> Iterator[LatentBatch]:
+def load_latents(store: FeatureStore, batches: Sequence[RowBatch]) -> Generator[LatentBatch]:
     """Stored latents in batches; an image that is quarantined stays so, for the same reason."""
     quarantined = store.quarantined
     for batch in batches:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,8 +132,10 @@ def load_squares(
     resolution: int,
     pad: Pad,
     workers: int,
-) -> Iterator[SquareBatch]:
+) -> Generator[SquareBatch]:
     """Decoded batches in order; at most two per worker are held ready.
+
+    Close it where it is not read to its end: its processes live as long as it does.
 
     Args:
         images: the store's records; rows index into it.

@@ -11,10 +11,14 @@ from types import TracebackType
 
 import numpy as np
 
-from cache import ShardTask, StoreWriter
+from cache import NonFiniteError, ShardTask, TaskWriter
 
 QUEUE_LENGTH = 3
 """Batches that may wait for the disk: enough to smooth over an fsync, bounded in memory."""
+
+
+N_SHOWN = 20
+"""Images with features that are not finite that an error names besides the first."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class ShardSink:
     whose temporaries are removed. An error in the thread is raised at the next `put`.
     """
 
-    def __init__(self, writer: StoreWriter, tasks: Sequence[ShardTask]) -> None:
+    def __init__(self, writer: TaskWriter, tasks: Sequence[ShardTask]) -> None:
         self._writer = writer
         self._tasks = tasks
         self._queue: queue.Queue[FeatureBatch | None] = queue.Queue(QUEUE_LENGTH)
@@ -105,7 +109,10 @@ class ShardSink:
                         shard.quarantine(row, batch.unreadable[row])
                     else:
                         index = batch.rows.index(row)
-                        shard.put(row, {name: a[index] for name, a in batch.arrays.items()})
+                        try:
+                            shard.put(row, {name: a[index] for name, a in batch.arrays.items()})
+                        except NonFiniteError as error:
+                            raise self._with_the_others(error, row, batch) from None
                     remaining -= 1
                 spent = {**batch.timings, "write": time.perf_counter() - start}
                 for name, seconds in spent.items():
@@ -120,6 +127,28 @@ class ShardSink:
         self.committed += 1
         following = self._queue.get()
         return None if self._cancelled.is_set() else following
+
+    def _with_the_others(
+        self, error: NonFiniteError, first: int, batch: FeatureBatch
+    ) -> NonFiniteError:
+        """The error of a batch's first bad row, with the other images that are like it."""
+        others = []
+        for index, row in enumerate(batch.rows):
+            stored = (
+                values[index].astype("float16" if self._is_float16(name) else "float32")
+                for name, values in batch.arrays.items()
+            )
+            with np.errstate(over="ignore"):
+                if row != first and not all(np.isfinite(values).all() for values in stored):
+                    others.append(self._writer.images[row].id)
+        if not others:
+            return error
+        shown = ", ".join(others[:N_SHOWN])
+        more = f" and {len(others) - N_SHOWN} more" if len(others) > N_SHOWN else ""
+        return NonFiniteError(f"{error}; likewise {shown}{more}")
+
+    def _is_float16(self, array: str) -> bool:
+        return self._writer.arrays[array].dtype == "float16"
 
 
 class _Cancelled(Exception):

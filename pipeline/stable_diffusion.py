@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from configs import SDConfig, preset_names, preset_text
+from pipeline.architecture import check_fits, check_numbers
 from pipeline.checkpoints import (
     BackboneError,
     check_safetensors,
@@ -24,7 +27,7 @@ from pipeline.checkpoints import (
     sd_folder,
 )
 from pipeline.digest import digest_tensors
-from pipeline.unet import UnsupportedUNet, check_unet
+from pipeline.unet import UnsupportedUNet, check_unet, extract
 
 RANDOM_SEED = 0
 """Seed of `weights: random`: the same random networks for everybody."""
@@ -95,25 +98,80 @@ def sd_architecture(config: SDConfig) -> dict[str, Any]:
 def build_architecture(
     architecture: Mapping[str, Any],
 ) -> tuple[UNet2DConditionModel, AutoencoderKL]:
-    """UNet and VAE from their configurations, with whatever weights they initialise to."""
-    return (
-        UNet2DConditionModel.from_config(architecture["unet"]),
-        AutoencoderKL.from_config(architecture["vae"]),
-    )
+    """UNet and VAE from their configurations, with whatever weights they initialise to.
+
+    Raises BackboneError for a configuration that makes no network.
+    """
+    part = "unet"
+    try:
+        unet = UNet2DConditionModel.from_config(architecture["unet"])
+        part = "vae"
+        return unet, AutoencoderKL.from_config(architecture["vae"])
+    except Exception as error:
+        # diffusers has no error of its own for a configuration it cannot build.
+        raise BackboneError(
+            f"{part}: diffusers cannot build it ({one_line(error)}); use the configuration that "
+            "belongs to the weights"
+        ) from None
 
 
 def _read_architecture(folder: Path) -> dict[str, Any]:
-    return {
-        "unet": read_json(folder / "unet" / "config.json"),
-        "vae": read_json(folder / "vae" / "config.json"),
-        "scheduler": read_json(folder / "scheduler" / "scheduler_config.json"),
+    files = {
+        "unet": folder / "unet" / "config.json",
+        "vae": folder / "vae" / "config.json",
+        "scheduler": folder / "scheduler" / "scheduler_config.json",
     }
+    architecture = {part: _read_config(file) for part, file in files.items()}
+    _check_runs(json.dumps(architecture, sort_keys=True), folder)
+    return architecture
+
+
+@lru_cache(maxsize=8)
+@torch.no_grad()
+def _check_runs(text: str, folder: Path) -> None:
+    """Raise BackboneError for networks that are too large or do not run.
+
+    They are tried on torch's `meta` device, on a square of 64 pixels, where they cost little: a
+    configuration that fits the weights may still say something that fails only when it is used.
+    `text` is the architecture as JSON, so that the same one is tried once.
+    """
+    architecture = json.loads(text)
+    with torch.device("meta"):
+        unet, vae = build_architecture(architecture)
+        for part, model in (("unet", unet), ("vae", vae)):
+            check_fits(model, str(folder / part / "config.json"))
+        try:
+            check_unet(unet)
+            latent = vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mean
+            prompt = torch.zeros(1, 1, unet.config.cross_attention_dim)
+            noisy = latent.new_zeros(1, unet.config.in_channels, *latent.shape[-2:])
+            extract(unet, noisy, 0, prompt, ["s3", "s4", "s5"], None)
+        except UnsupportedUNet as error:
+            raise BackboneError(f"{folder}: this UNet is not supported: {error}") from None
+        except Exception as error:
+            # Whatever a module makes of a setting that nobody has tried.
+            raise BackboneError(
+                f"{folder}: its configuration makes no network that runs ({one_line(error)}); "
+                "use the one that belongs to the weights"
+            ) from None
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    """A component's configuration. Raises BackboneError for one that no network has."""
+    config = read_json(file)
+    check_numbers(config, str(file))
+    if "quantization_config" in config:
+        raise BackboneError(f"{file}: asks for quantised weights; use the full-precision ones")
+    return config
 
 
 def _alphas_cumprod(config: Mapping[str, Any], source: str) -> Tensor:
     """The schedule's cumulative alphas, float32 [T]."""
     try:
-        return DDPMScheduler.from_config(config).alphas_cumprod.float()
+        alphas = DDPMScheduler.from_config(config).alphas_cumprod.float()
+        if not ((alphas > 0) & (alphas <= 1)).all():
+            raise ValueError("its cumulative alphas leave the range from 0 to 1")
+        return alphas
     except Exception as error:
         # Whatever diffusers makes of a schedule it cannot build.
         raise BackboneError(
@@ -136,7 +194,8 @@ def _assemble(
 ) -> StableDiffusion:
     null_prompt, prompt_digest = prompt
     alphas = _alphas_cumprod(architecture["scheduler"], source)
-    if not isinstance(vae.config.scaling_factor, int | float):
+    scaling = vae.config.scaling_factor
+    if isinstance(scaling, bool) or not isinstance(scaling, int | float):
         raise BackboneError(f"{source}: vae/config.json: scaling_factor is not a number")
     try:
         check_unet(unet)
@@ -202,7 +261,7 @@ def _null_prompt(folder: Path, width: int) -> tuple[Tensor, str]:
         return _stored_prompt(stored)
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    architecture = read_json(folder / "text_encoder" / "config.json")
+    architecture = _read_config(folder / "text_encoder" / "config.json")
     check_safetensors(folder / "text_encoder", "model")
     if not (folder / "tokenizer").is_dir():
         raise BackboneError(f"{folder / 'tokenizer'}: missing; download the whole checkpoint")
@@ -212,6 +271,8 @@ def _null_prompt(folder: Path, width: int) -> tuple[Tensor, str]:
             folder / "text_encoder",
             use_safetensors=True,
             local_files_only=True,
+            # A configuration may name a kernel to be fetched and run instead.
+            attn_implementation="sdpa",
             dtype=torch.float32,
             output_loading_info=True,
         )
@@ -243,8 +304,17 @@ def _null_prompt(folder: Path, width: int) -> tuple[Tensor, str]:
 
 def _stored_prompt(path: Path) -> tuple[Tensor, str]:
     check_safetensors_file(path)
-    tensors = load_file(path)
-    embedding = tensors.get("embedding")
-    if embedding is None or embedding.ndim != 3 or embedding.shape[0] != 1:
+    try:
+        embedding = load_file(path).get("embedding")
+    except Exception as error:
+        # safetensors and torch differ in the types they know, each with errors of its own.
+        raise BackboneError(f"{path}: cannot be loaded ({one_line(error)})") from None
+    if (
+        embedding is None
+        or embedding.ndim != 3
+        or embedding.shape[0] != 1
+        or not embedding.numel()
+        or not embedding.is_floating_point()
+    ):
         raise BackboneError(f"{path}: must hold a tensor `embedding` of shape [1, L, D]")
     return embedding.float(), digest_tensors({"embedding": embedding.float()})

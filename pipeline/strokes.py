@@ -61,6 +61,8 @@ _MAX_ELEMENTS = 1_000
 _MAX_LAYERS = 100
 _MAX_DEPTH = 64
 _MAX_PIXELS = 1e5
+_MAX_POINTS = 10_000
+"""Of recorded strokes: three quarters of a second; the longest raw drawings have some thousands."""
 
 
 def is_svg(data: bytes) -> bool:
@@ -95,6 +97,8 @@ def render_strokes(strokes: Sequence[Sequence[Sequence[float]]], side: int) -> I
     if not lines:
         raise ImageError("a drawing without strokes")
     points = np.concatenate(lines)
+    if len(points) > _MAX_POINTS:
+        raise ImageError(f"a drawing of {len(points):,} points: at most {_MAX_POINTS:,} are drawn")
     low, high = points.min(axis=0), points.max(axis=0)
     # A drawing that is a single dot has no extent; any scale puts it in the middle.
     scale = side * (1 - 2 * MARGIN) / (max(high - low) or 1.0)
@@ -128,6 +132,8 @@ def _stroke_points(stroke: object) -> np.ndarray:
     xs, ys = map(_as_list, axes[:2])
     if len(xs) != len(ys):
         raise ImageError(f"malformed strokes: {len(xs)} xs but {len(ys)} ys")
+    if any(isinstance(value, list | tuple | str | bool) for value in (*xs, *ys)):
+        raise ImageError("malformed strokes: a coordinate is not a number")
     try:
         points = np.array([xs, ys], np.float64).T.reshape(-1, 2)
     except (TypeError, ValueError, OverflowError) as error:

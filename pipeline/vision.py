@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cache import ArraySpec, Recipe
 from configs import BackboneConfig, ExtractionConfig, TimmConfig
+from pipeline.architecture import check_fits, check_numbers
 from pipeline.arrays import make_recipe
 from pipeline.backbone import compute_in
 from pipeline.checkpoints import BackboneError, check_safetensors_file, one_line, read_json
@@ -172,6 +173,7 @@ def build_vision(config: BackboneConfig) -> nn.Module:
         hasattr(model, part) for part in ("forward_intermediates", "num_prefix_tokens", "blocks")
     ):
         raise BackboneError(f"{name}: is not a vision transformer of one grid of tokens")
+    check_fits(model, name)
     patch = max(model.patch_embed.patch_size)
     if resolution % patch:
         raise BackboneError(
@@ -267,6 +269,7 @@ def _read_architecture(config: TimmConfig) -> _Architecture:
             f"{config.model}: not a timm configuration (architecture, and mappings "
             "model_args and pretrained_cfg)"
         )
+    check_numbers(document, config.model)
     _check_name(name, config.model)
     return _Architecture(name, arguments, trained, config.model)
 

@@ -101,7 +101,7 @@ def test_verify_exits_with_one_for_a_flipped_bit(tmp_path: Path) -> None:
     result = run("cache", "verify", str(out))
     assert result.exit_code == 1
     assert path.name in result.stdout
-    assert "to repair: delete commits/000000.json" in result.stdout
+    assert "by hand: delete commits/000000.json" in result.stdout
     assert run("cache", "verify", str(out), "--fast").exit_code == 0
 
 

@@ -42,6 +42,7 @@ _SHARDS_KEPT = "; finished shards are kept, and the same command goes on from th
 _KEPT = {
     "precompute": _SHARDS_KEPT,
     "demo": _SHARDS_KEPT,
+    "cache": "; nothing is lost, run the same command again",
     "train": "; the last checkpoint is kept, and the same command with --resume goes on from there",
 }
 """What a command that was stopped leaves behind."""
@@ -49,11 +50,14 @@ _KEPT = {
 _USER_ERRORS = (
     ("cache.errors", "StoreError"),
     ("configs.load", "ConfigError"),
+    ("heads.explain.opened", "ExplainError"),
+    ("heads.plots.style", "PlotError"),
     ("heads.training.checkpoint", "CheckpointError"),
     ("heads.protocols.base", "ProtocolError"),
     ("heads.training.run", "RunError"),
     ("heads.sources.base", "SourceError"),
     ("heads.tasks.base", "TaskError"),
+    ("heads.use.pictures", "UseError"),
     ("pipeline.checkpoints", "BackboneError"),
     ("pipeline.datasets.base", "DatasetError"),
     ("pipeline.distributed", "ClusterError"),

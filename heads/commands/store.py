@@ -1,4 +1,4 @@
-"""`sketchfusion cache`: look at stores and check them."""
+"""`sketchfusion cache`: look at stores, check, repair and prune them."""
 
 # Heavy packages are imported inside the commands: `--help` should not wait for torch.
 from __future__ import annotations
@@ -6,16 +6,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from heads.commands.console import examples, json_option
+from heads.commands.console import examples, json_option, note, set_option
 
 
 @click.group()
 def cache() -> None:
-    """Look at stores and check them."""
+    """Look at stores, check, repair and prune them."""
 
 
 @examples("sketchfusion cache ls", "sketchfusion cache ls /scratch/features --json")
@@ -75,22 +77,112 @@ def cache_info(store: Path, as_json: bool) -> None:
 def cache_verify(store: Path, fast: bool, as_json: bool) -> None:
     """Check STORE: every checksum, size, index and commit. Exits with 1 if it is damaged."""
     from cache import verify_store
-    from cache.units import human_bytes
+    from cache.units import human_bytes, printable
 
-    report = verify_store(store, full=not fast)
+    with _bar() as bar:
+        report = verify_store(store, not fast, bar)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report) | {"sound": report.sound}, indent=2))
     else:
         for problem in report.problems:
-            click.echo(f"{problem.kind}: {problem.where}: {problem.what}")
-        for note in report.notes:
-            click.echo(f"note: {note.where}: {note.what}")
+            click.echo(printable(f"{problem.kind}: {problem.where}: {problem.what}"))
+        for remark in report.notes:
+            click.echo(printable(f"note: {remark.where}: {remark.what}"))
         verdict = "sound" if report.sound else f"damaged (problems: {len(report.problems)})"
         click.echo(
             f"{store}: {verdict}; {report.n_images:,} images, {report.n_shards:,} shards, "
             f"{human_bytes(report.bytes_checked)} checked"
         )
         if report.remedy:
-            click.echo(f"to repair: {report.remedy}")
+            click.echo(
+                f"to repair: sketchfusion cache repair {store} CONFIG, with the configuration "
+                f"that made it; or by hand: {report.remedy}"
+            )
     if not report.sound:
         sys.exit(1)
+
+
+@examples(
+    "sketchfusion cache repair stores/mine mine.yaml --dry-run",
+    "sketchfusion cache repair stores/mine mine.yaml",
+)
+@cache.command("repair")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("config")
+@set_option
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@json_option
+def cache_repair(
+    store: Path, config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool
+) -> None:
+    """Verify STORE and compute again exactly what is damaged.
+
+    CONFIG is the configuration that made the store: it says where the images and the weights
+    are. Its recipe must be the store's; its timesteps and layers do not matter. What is sound is
+    kept byte for byte. Stopped at any point, the same command goes on. Exits with 1 if the store is
+    still damaged, or with --dry-run if there is something to do.
+    """
+    from configs import load_config
+    from pipeline.bar import ImageBar
+    from pipeline.repair import repair
+
+    with ImageBar() as bar:
+        report = repair(load_config(config, overrides), store, dry_run, bar.update, note)
+    click.echo(json.dumps(report.as_json(), indent=2) if as_json else report.as_text())
+    if not report.sound:
+        sys.exit(1)
+
+
+@examples(
+    "sketchfusion cache prune stores/mine --timestep 500",
+    "sketchfusion cache prune stores/mine --array prefix/t195 --array clip/pooled --yes",
+    "sketchfusion cache prune stores/mine --temporary",
+)
+@cache.command("prune")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--timestep", "timesteps", type=int, multiple=True, help="May be repeated.")
+@click.option("--array", "names", multiple=True, help="An array or a group; may be repeated.")
+@click.option("--temporary", is_flag=True, help="What killed writers left behind.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def cache_prune(
+    store: Path, timesteps: tuple[int, ...], names: tuple[str, ...], temporary: bool, yes: bool
+) -> None:
+    """Drop arrays or temporary files from STORE, after showing their sizes.
+
+    What was dropped can be computed again by a precompute that asks for it.
+    """
+    from cache import plan_arrays, plan_temporaries, prune_arrays, prune_temporaries
+    from cache.units import human_bytes, printable
+
+    if temporary == bool(timesteps or names):
+        raise click.UsageError("say what to drop: --timestep or --array, or else --temporary")
+    plan = plan_temporaries(store) if temporary else plan_arrays(store, timesteps, names)
+    for name, n_bytes in plan.bytes_by_name.items():
+        click.echo(printable(f"{human_bytes(n_bytes):>9}  {name}"))
+    if not plan.bytes_by_name:
+        click.echo(f"{store}: nothing to drop")
+        return
+    click.echo(f"{human_bytes(plan.n_bytes):>9}  in all")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.ClickException("nobody to ask, nothing dropped; add --yes to drop these")
+        click.confirm("drop these?", abort=True)
+    if temporary:
+        prune_temporaries(store)
+    else:
+        prune_arrays(store, plan.bytes_by_name)
+    click.echo(f"{store}: {human_bytes(plan.n_bytes)} dropped")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar over files, on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(unit="file", leave=False, disable=not sys.stderr.isatty(), delay=0.5) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cache import FeatureStore
 from configs import Config
 from heads.evaluation.baselines import find_baselines, score_baseline, score_floors
+from heads.evaluation.result import Evaluation
+from heads.explain import Explained, Findings, Remembered, find
 from heads.protocols import Score
+from heads.report.run import write_run_report
 from heads.tasks import Task
 from heads.training.accelerator import open_accelerator
 from heads.training.checkpoint import load_facts, write_text
@@ -24,31 +27,13 @@ FINETUNING = "B-Finetuning"
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Results of a run, as fractions of 1 by metric name."""
+class Examined:
+    """An evaluated run: its numbers, and what it says about its test part."""
 
-    name: str
-    """What the run is called in the table."""
-    task: str
-    protocol: str
-    variants: Mapping[str, str]
-    split: str
-    metrics: Mapping[str, float]
-    beside: Mapping[str, float]
-    baselines: Mapping[str, Mapping[str, float]]
-    """Untrained features, other runs, and floors."""
-    missing: Mapping[str, str]
-    """Baselines that no store could give, and why."""
-    chance: Mapping[str, float]
-    paper: Mapping[str, Mapping[str, float]]
-    """Published numbers by method; empty where the protocol or the data is not the paper's."""
-    n: int
-    stores: Sequence[str]
-    notes: Sequence[str] = field(default_factory=tuple)
-
-    def as_json(self) -> dict[str, Any]:
-        """One plain object."""
-        return {key: _plain(value) for key, value in vars(self).items()}
+    run: Run
+    experiment: Experiment
+    evaluation: Evaluation
+    findings: Findings
 
 
 def evaluate(
@@ -58,7 +43,23 @@ def evaluate(
     floors: bool = True,
     log: Log = lambda line: None,
 ) -> Evaluation:
-    """Evaluate a run on its test part, and everything it is compared with.
+    """`examine` a run and write its report. Raises as it does, and OSError."""
+    examined = examine(folder, caches, beside, floors, log)
+    path = write_run_report(examined.run, examined.evaluation, examined.findings)
+    log(f"report: {path}")
+    return examined.evaluation
+
+
+def examine(
+    folder: Path,
+    caches: Sequence[Path] = (),
+    beside: Sequence[Path] = (),
+    floors: bool = True,
+    log: Log = lambda line: None,
+) -> Examined:
+    """Evaluate a run on its test part, and everything it is compared with; find examples of it.
+
+    Writes the numbers into the run's folder.
 
     Args:
         caches: further stores, for baselines that the run's own cannot give.
@@ -73,7 +74,14 @@ def evaluate(
     experiment = reopen(run, log)
     task = experiment.task
     log(f"evaluating {folder}: {len(task.parts.test):,} of the test part")
-    score = score_experiment(experiment)
+    learner = experiment.learner
+    fitted = task.fit(learner.describe, learner.layers)
+    run.write_fitted(fitted)
+    describe = Remembered(learner.describe)
+    score = task.evaluate(task.parts.test, describe, learner.layers, fitted)
+    findings = find(Explained(experiment, fitted, describe))
+    if findings.missing is not None:
+        log(f"the report has no pictures: {findings.missing}")
     baselines: dict[str, Mapping[str, float]] = {}
     further = [*caches, *experiment.config.train.baseline_caches]
     stores = [*experiment.stores, *(FeatureStore.open(path) for path in further)]
@@ -114,7 +122,7 @@ def evaluate(
         notes=notes,
     )
     write_text(run.evaluation, json.dumps(evaluation.as_json(), indent=2) + "\n")
-    return evaluation
+    return Examined(run, experiment, evaluation, findings)
 
 
 def reopen(run: Run, log: Log) -> Experiment:
@@ -130,12 +138,6 @@ def reopen(run: Run, log: Log) -> Experiment:
     experiment.learner.restore(run.best_checkpoint().tensors)
     experiment.learner.eval()
     return experiment
-
-
-def score_experiment(experiment: Experiment) -> Score:
-    """The test score of an experiment with its weights in place."""
-    task, learner = experiment.task, experiment.learner
-    return task.score(task.parts.test, learner.describe, learner.layers)
 
 
 def run_name(config: Config) -> str:
@@ -168,7 +170,10 @@ def _score_beside(run: Run, experiment: Experiment, log: Log) -> tuple[str, Scor
     if other.task.parts.test.ids != task.parts.test.ids:
         raise RunError(f"{run.folder}: was tested on other images; train it on the same stores")
     log(f"evaluating {run.folder}")
-    return run_name(other.config), score_experiment(other)
+    learner = other.learner
+    return run_name(other.config), other.task.score(
+        other.task.parts.test, learner.describe, learner.layers
+    )
 
 
 def _counting(task: Task[Any, Any]) -> str:
@@ -180,9 +185,3 @@ def _counting(task: Task[Any, Any]) -> str:
 def _tested(experiment: Experiment) -> list[str]:
     """Every image of the training, validation and test parts."""
     return list(dict.fromkeys(i for ids in experiment.task.parts.ids().values() for i in ids))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return list(value) if isinstance(value, list | tuple) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from heads.evaluation.evaluate import Evaluation
+from heads.evaluation.result import Evaluation
 
 
 def rows_of(evaluation: Evaluation) -> list[tuple[str, dict[str, float]]]:
@@ -24,9 +24,9 @@ def text_table(evaluation: Evaluation) -> str:
     names = list(evaluation.metrics)
     rows = [["", *names]]
     for name, metrics in rows_of(evaluation):
-        rows.append([name, *(_percent(metrics.get(metric)) for metric in names)])
+        rows.append([name, *(percent(metrics.get(metric)) for metric in names)])
     lines = [title, *aligned(rows)]
-    lines += [f"{key}: {_percent(value)}" for key, value in evaluation.beside.items()]
+    lines += [f"{key}: {percent(value)}" for key, value in evaluation.beside.items()]
     lines += [f"no {name}: {why}" for name, why in evaluation.missing.items()]
     return "\n".join([*lines, *evaluation.notes])
 
@@ -43,5 +43,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A fraction in hundredths with two decimals; `-` where there is none."""
     return "-" if value is None else f"{100 * value:.2f}"

@@ -38,7 +38,6 @@ def pck(
 
     Raises `ValueError` where no pair has a visible point, and for a NaN among visible points.
     """
-    alphas = torch.tensor([percent / 100 for percent in percents], dtype=torch.float64)
     rates: list[Tensor] = []
     n_excluded = 0
     for row, (ours, theirs, seen) in enumerate(zip(predicted, truth, visible, strict=True)):
@@ -51,14 +50,24 @@ def pck(
         if not seen.any():
             n_excluded += 1
             continue
-        gaps = (ours.cpu().double() - theirs.cpu().double())[seen]
-        error = torch.linalg.vector_norm(gaps, dim=1)[:, None]
+        error = errors(ours, theirs)[seen]
         if error.isnan().any():
             raise ValueError(f"pair {row}: a visible point is not a number")
-        found = error < alphas * size if strict else error <= alphas * size
-        rates.append(found.double().mean(0))
+        found = [within(error, percent, size, strict) for percent in percents]
+        rates.append(torch.stack(found).double().mean(1))
     if not rates:
         raise ValueError(f"no pair has a visible point: {n_excluded} pairs given")
     means = torch.stack(rates).mean(0).tolist()
     names = [f"pck@{percent:g}" for percent in percents]
     return PCKScores(dict(zip(names, means, strict=True)), len(rates), n_excluded)
+
+
+def errors(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Distances float64 [K] of points [K, 2] of one pair, on the CPU."""
+    return torch.linalg.vector_norm(predicted.cpu().double() - truth.cpu().double(), dim=1)
+
+
+def within(error: Tensor, percent: float, size: float = 1.0, strict: bool = False) -> Tensor:
+    """bool [K]: which errors PCK@`percent` counts as found. Arguments as in `pck`."""
+    reach = percent / 100 * size
+    return error < reach if strict else error <= reach

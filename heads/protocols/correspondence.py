@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heads.metrics.correspondence import pck
+from heads.metrics.correspondence import errors, pck, within
 from heads.protocols.base import Images, Parts, Protocol, Score
 from heads.protocols.chance import disc_share
 from heads.protocols.partition import VAL_SHARE, held_back
@@ -74,6 +74,10 @@ class CorrespondenceProtocol(Protocol[CorrespondencePart]):
             strict=self.strict,
         )
         return Score(scores.metrics, scores.n_pairs)
+
+    def right(self, pair: PointPair, predicted: Tensor, percent: float) -> Tensor:
+        """bool [K]: which of a pair's points are found, as PCK@`percent` counts them."""
+        return within(errors(predicted, pair.photo_points), percent, strict=self.strict)
 
     def chance(self, part: CorrespondencePart) -> dict[str, float]:
         """Of a place anywhere in the photo: the share of its area within reach of the point."""

@@ -1,5 +1,4 @@
-"""Reports: one self-contained HTML page from plain records. Knows nothing of `pipeline`."""
+"""Reports: one self-contained HTML page that needs no network.
 
-from heads.report.document import write_report
-
-__all__ = ["write_report"]
+`markup` and `page` are what every page is made of, `run` is the page of a run.
+"""

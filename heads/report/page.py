@@ -107,6 +107,13 @@ table.maps td:nth-child(2n) { padding-left: 14px; }
 table.maps tbody th { vertical-align: middle; padding-right: 6px; }
 table.maps img { width: 92px; height: 92px; display: block; border-radius: 4px; }
 img.cells { image-rendering: pixelated; }
+img.plot {
+  display: block; max-width: 100%; height: auto; padding: 12px; border-radius: 10px;
+  background: #fff; border: 1px solid var(--rule);
+}
+ul.soft { padding-left: 20px; }
+details { margin-top: 20px; }
+summary { cursor: pointer; color: var(--accent); }
 footer { margin-top: 64px; color: var(--soft); font-size: 14px; }
 @media (max-width: 640px) { main { padding: 32px 16px 64px; } h1 { font-size: 34px; } }
 @media print { main { max-width: none; } section { break-inside: avoid; } }

@@ -7,19 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from heads.plots.style import PALETTE
 from heads.report.markup import Html, data_uri, tag
-
-KEYPOINT_COLOURS = (
-    "#e69f00",
-    "#56b4e9",
-    "#009e73",
-    "#f0e442",
-    "#0072b2",
-    "#d55e00",
-    "#cc79a7",
-    "#000000",
-)
-"""Okabe and Ito's palette: told apart with any kind of colour vision. Keypoints take turns."""
 
 _DOT_RADIUS = 0.022
 """Share of the picture's longer side."""
@@ -56,4 +45,4 @@ def cell_picture(colours: np.ndarray, name: str) -> Html:
 
 
 def _colour(number: int) -> str:
-    return KEYPOINT_COLOURS[number % len(KEYPOINT_COLOURS)]
+    return PALETTE[number % len(PALETTE)]

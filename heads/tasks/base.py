@@ -32,6 +32,8 @@ class Fitted:
     """What evaluation takes from training data beside the weights, such as a threshold."""
 
     numbers: Mapping[str, float] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    """What a classifier's outputs stand for."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 

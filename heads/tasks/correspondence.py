@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from configs.train import CorrespondenceConfig
 from heads.floors import Load, copied_positions, hog_matches
 from heads.matching import (
     add_target_noise,
@@ -86,7 +87,8 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
         for batch in in_batches(pairs, self.settings.batch_size):
             ids = self.images(batch)
             correlation = self._correlation(batch, Located.of(ids, describe(ids)))
-            for pair, points in zip(batch, self._matched(correlation).cpu().double(), strict=True):
+            matched = best_points(correlation, self.settings.correspondence).cpu().double()
+            for pair, points in zip(batch, matched, strict=True):
                 own = points[: len(pair.sketch_points)]
                 predicted.append(self.frame.to_picture(pair.photo, own))
         return predicted
@@ -100,14 +102,6 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
             found.spatial([pair.photo for pair in batch]),
         )
 
-    def _matched(self, correlation: Tensor) -> Tensor:
-        settings = self.settings.correspondence
-        if settings.matcher == "nearest":
-            return nearest_neighbour(correlation, SQUARE)
-        if settings.matcher == "soft-argmax":
-            return soft_argmax(correlation, SQUARE, settings.temperature)
-        return windowed_soft_argmax(correlation, SQUARE, settings.temperature, settings.window)
-
     def _padded(self, batch: Sequence[PointPair], side: str) -> tuple[Tensor, Tensor]:
         """Points of the square [B, K, 2] and whether they are visible [B, K], filled up with
         points that are not."""
@@ -120,3 +114,12 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
             points[row, : len(own)] = self.frame.to_square(name, own).float()
             visible[row, : len(own)] = pair.visible
         return points, visible
+
+
+def best_points(correlation: Tensor, settings: CorrespondenceConfig) -> Tensor:
+    """Points [B, K, 2] of the square that the configured matcher reads from [B, K, G, G]."""
+    if settings.matcher == "nearest":
+        return nearest_neighbour(correlation, SQUARE)
+    if settings.matcher == "soft-argmax":
+        return soft_argmax(correlation, SQUARE, settings.temperature)
+    return windowed_soft_argmax(correlation, SQUARE, settings.temperature, settings.window)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.train import RecognitionConfig
 from heads.floors import Load, global_hog, nearest_centroid
 from heads.protocols import RecognitionPart, RecognitionProtocol, Score
 from heads.tasks.base import (
@@ -57,6 +58,12 @@ class Classifier(nn.Module):
         return scores.float()
 
 
+def build_classifier(settings: RecognitionConfig, width: int, n_classes: int) -> Classifier:
+    """A new classifier of descriptors [B, width]."""
+    hidden = settings.hidden if settings.classifier == "mlp" else None
+    return Classifier(width, n_classes, hidden)
+
+
 @dataclass(frozen=True)
 class Recognition(Task[RecognitionPart, str]):
     """Examples are image ids. Without a classifier, the class with the nearest mean is taken."""
@@ -67,9 +74,7 @@ class Recognition(Task[RecognitionPart, str]):
     protocol: RecognitionProtocol
 
     def layers(self, width: int) -> nn.Module:
-        settings = self.settings.recognition
-        hidden = settings.hidden if settings.classifier == "mlp" else None
-        return Classifier(width, len(self.parts.test.classes), hidden)
+        return build_classifier(self.settings.recognition, width, len(self.parts.test.classes))
 
     def batches(self, generator: torch.Generator) -> list[list[str]]:
         if not self.parts.train.ids:
@@ -89,13 +94,14 @@ class Recognition(Task[RecognitionPart, str]):
 
     def fit(self, describe: Describe, layers: nn.Module | None) -> Fitted:
         if layers is not None:
-            return Fitted()
+            return Fitted(classes=self.parts.train.classes)
         return Fitted(tensors={_TRAIN: pooled_descriptors(describe, self.parts.train.ids)})
 
     def evaluate(
         self, part: RecognitionPart, describe: Describe, layers: nn.Module | None, fitted: Fitted
     ) -> Score:
-        return self.protocol.score(part, self.scores(part.ids, describe, layers, fitted))
+        descriptors = pooled_descriptors(describe, part.ids)
+        return self.protocol.score(part, self.scores(descriptors, layers, fitted))
 
     def floors(self, load: Load) -> dict[str, Score]:
         train, test = self.parts.train, self.parts.test
@@ -107,11 +113,8 @@ class Recognition(Task[RecognitionPart, str]):
         )
         return {"global HOG": self.protocol.score(test, scores)}
 
-    def scores(
-        self, ids: Sequence[str], describe: Describe, layers: nn.Module | None, fitted: Fitted
-    ) -> Tensor:
-        """Class scores [N, C] of images, on the CPU."""
-        descriptors = pooled_descriptors(describe, ids)
+    def scores(self, descriptors: Tensor, layers: nn.Module | None, fitted: Fitted) -> Tensor:
+        """Class scores [N, C] of pooled descriptors [N, P], on the CPU."""
         if layers is None:
             train = self.parts.train
             return nearest_centroid(

@@ -33,7 +33,8 @@ _N_SAMPLED = 1024
 """Values of one pair among which the candidates are sought."""
 N_MEAN_MASKS = 1000
 """Training masks that the mean mask is taken of, at most."""
-_THRESHOLD = "threshold"
+THRESHOLD = "threshold"
+"""Under which name the fitted cosine stands from which on a cell is foreground."""
 _PHOTOS_AT_ONCE = 16
 _PIXELS_AT_ONCE = 2**24
 """Of all the masks of one photo that are found together."""
@@ -118,7 +119,36 @@ class Segmentation(Task[SegmentationPart, SegmentationPair]):
                 f"segmentation by {self.protocol.name}: no training photo with a mask to fix the"
                 " threshold on"
             )
-        found, truths = [], []
+        truths = [self.mask(part, pair.photo) for pair in pairs]
+        return Fitted({THRESHOLD: best_threshold(self.similarities(pairs, describe), truths)})
+
+    def evaluate(
+        self, part: SegmentationPart, describe: Describe, layers: nn.Module | None, fitted: Fitted
+    ) -> Score:
+        return self.protocol.score(self._masks(part, describe, fitted.numbers[THRESHOLD]))
+
+    def floors(self, load: Load) -> dict[str, Score]:
+        train, test = self.parts.train, self.parts.test
+        if not train.gallery:
+            return {}
+        step = -(-len(train.gallery) // N_MEAN_MASKS)
+        mean = fit_mean_mask(self.mask(train, photo).numpy() for photo in train.gallery[::step])
+
+        @lru_cache(maxsize=1)  # Combinations come photo by photo.
+        def found_and_true(photo: str) -> tuple[Tensor, Tensor]:
+            truth = self.mask(test, photo)
+            return mean.predict(*truth.shape), truth
+
+        return {
+            "mean mask": self.protocol.score(
+                (*found_and_true(photo), category) for _, photo, category in test.combinations()
+            )
+        }
+
+    def similarities(self, pairs: Sequence[SegmentationPair], describe: Describe) -> list[Tensor]:
+        """The sketch's cosine with every pixel of the photo, [H, W] for each pair; a pixel is
+        foreground from the fitted threshold on."""
+        found = []
         for batch in in_batches(pairs, _PHOTOS_AT_ONCE):
             ids = self.images(batch)
             located = Located.of(ids, describe(ids))
@@ -128,31 +158,7 @@ class Segmentation(Task[SegmentationPart, SegmentationPair]):
             ).cpu()
             for pair, cosine in zip(batch, cosines, strict=True):
                 found.append(self.frame.on_picture(pair.photo, cosine[None])[0])
-                truths.append(self._mask(part, pair.photo))
-        return Fitted({_THRESHOLD: best_threshold(found, truths)})
-
-    def evaluate(
-        self, part: SegmentationPart, describe: Describe, layers: nn.Module | None, fitted: Fitted
-    ) -> Score:
-        return self.protocol.score(self._masks(part, describe, fitted.numbers[_THRESHOLD]))
-
-    def floors(self, load: Load) -> dict[str, Score]:
-        train, test = self.parts.train, self.parts.test
-        if not train.gallery:
-            return {}
-        step = -(-len(train.gallery) // N_MEAN_MASKS)
-        mean = fit_mean_mask(self._mask(train, photo).numpy() for photo in train.gallery[::step])
-
-        @lru_cache(maxsize=1)  # Combinations come photo by photo.
-        def found_and_true(photo: str) -> tuple[Tensor, Tensor]:
-            truth = self._mask(test, photo)
-            return mean.predict(*truth.shape), truth
-
-        return {
-            "mean mask": self.protocol.score(
-                (*found_and_true(photo), category) for _, photo, category in test.combinations()
-            )
-        }
+        return found
 
     def _masks(
         self, part: SegmentationPart, describe: Describe, threshold: float
@@ -170,7 +176,7 @@ class Segmentation(Task[SegmentationPart, SegmentationPair]):
         for batch in in_batches(photos, _PHOTOS_AT_ONCE):
             maps = describe([photo for photo, _ in batch]).spatial.cpu()
             for (photo, category), photo_map in zip(batch, maps, strict=True):
-                truth = self._mask(part, photo)
+                truth = self.mask(part, photo)
                 queries = torch.stack(by_category[category])
                 for some in queries.split(max(1, _PIXELS_AT_ONCE // truth.numel())):
                     cosines = similarity(some, photo_map.expand(len(some), -1, -1, -1))
@@ -192,11 +198,11 @@ class Segmentation(Task[SegmentationPart, SegmentationPair]):
     def _cells(self, photo: str, grid: int) -> tuple[Tensor, Tensor]:
         key = (photo, grid)
         if key not in self._known_cells:
-            mask = self._mask(self.parts.train, photo)
+            mask = self.mask(self.parts.train, photo)
             self._known_cells[key] = self.frame.on_grid(photo, mask, grid)
         return self._known_cells[key]
 
-    def _mask(self, part: SegmentationPart, photo: str) -> Tensor:
+    def mask(self, part: SegmentationPart, photo: str) -> Tensor:
         """A photo's foreground, bool [H, W]. Raises TaskError where it has another size."""
         mask = np.ascontiguousarray(part.masks[photo](), dtype=bool)
         width, height = self.frame.sizes[photo]

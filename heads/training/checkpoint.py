@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -76,11 +76,14 @@ def _read(path: Path, with_tensors: bool) -> Checkpoint:
     try:
         with safe_open(str(path), framework="pt") as file:
             facts = json.loads((file.metadata() or {})[_FACTS])
+            if not isinstance(facts, dict):
+                raise ValueError("its facts are no mapping")
             names = tuple(file.keys()) if with_tensors else ()
             return Checkpoint({name: file.get_tensor(name) for name in names}, facts)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; train the run first") from None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except Exception as error:
+        # Besides SafetensorError, what json and torch make of a header from elsewhere.
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{path}: damaged or not a checkpoint ({reason}); restore it, or train the run again "
@@ -117,11 +120,19 @@ def restore_optimizer(
     names: Mapping[nn.Parameter, str],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Give an optimiser the state that `optimizer_tensors` told."""
+    """Give an optimiser the state that `optimizer_tensors` told.
+
+    Raises CheckpointError for the state of other parameters.
+    """
     parameter_of = {name: parameter for parameter, name in names.items()}
     for key, value in tensors.items():
         name, _, kind = key.rpartition("/")
-        parameter = parameter_of[name]
+        parameter = parameter_of.get(name)
+        if parameter is None or (kind != "step" and value.shape != parameter.shape):
+            raise CheckpointError(
+                f"the optimiser's state {key[:80]} belongs to no parameter of this run; "
+                "train it again in another folder"
+            )
         # The count of steps stays on the CPU, as the optimiser keeps it.
         device = "cpu" if kind == "step" else parameter.device
         optimizer.state[parameter][kind] = value.to(device)

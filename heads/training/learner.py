@@ -17,6 +17,27 @@ from heads.tasks import Located, Task
 from heads.training.run import RunError
 
 
+def build_aggregation(channels: Mapping[str, int], settings: TrainConfig) -> nn.Module:
+    """A new head of maps with these channels by array name: maps in, `Descriptors` out."""
+    if settings.aggregation == "linear":
+        return LinearProbe(channels, settings.width, settings.grid, settings.dropout)
+    return AggregationNetwork(
+        channels, settings.width, settings.grid, settings.dropout, settings.groups
+    )
+
+
+@torch.no_grad()
+def describe_maps(aggregation: nn.Module, maps: Mapping[str, Tensor]) -> Descriptors:
+    """Descriptors of feature maps. Raises RunError where they are no numbers."""
+    descriptors: Descriptors = aggregation(maps)
+    if not descriptors.pooled.isfinite().all():
+        raise RunError(
+            "the head gives descriptors that are not numbers; train anew with a lower "
+            "train.learning_rate, or with train.gradient_norm=1"
+        )
+    return descriptors
+
+
 class Learner(nn.Module):
     """Gives the loss of a batch, and descriptors of images.
 
@@ -31,14 +52,7 @@ class Learner(nn.Module):
         self.task = task
         self.source = source
         channels = {name: shape[0] for name, shape in source.shapes.items()}
-        if settings.aggregation == "linear":
-            self.aggregation: nn.Module = LinearProbe(
-                channels, settings.width, settings.grid, settings.dropout
-            )
-        else:
-            self.aggregation = AggregationNetwork(
-                channels, settings.width, settings.grid, settings.dropout, settings.groups
-            )
+        self.aggregation = build_aggregation(channels, settings)
         self.layers = task.layers(settings.width)
         self.front = source.trained
 
@@ -65,15 +79,9 @@ class Learner(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            descriptors: Descriptors = self.aggregation(self.source.maps(ids))
+            return describe_maps(self.aggregation, self.source.maps(ids))
         finally:
             self.train(was_training)
-        if not descriptors.pooled.isfinite().all():
-            raise RunError(
-                "the head gives descriptors that are not numbers; train anew with a lower "
-                "train.learning_rate, or with train.gradient_norm=1"
-            )
-        return descriptors
 
     def learned(self) -> dict[str, Tensor]:
         """Everything that training changes, by name: what requires gradients, and statistics that

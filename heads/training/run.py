@@ -8,11 +8,15 @@ RUN/metrics.jsonl          one line for each logged step and each validation
 RUN/last.safetensors       everything needed to go on (.json: the same facts, to look at)
 RUN/best.safetensors       the weights with the best validation result
 RUN/injection.safetensors  the injection of those weights, where it was trained
+RUN/fitted.json            what evaluation took from training images for just these weights: a
+                           threshold, or the names of the classes
 RUN/evaluation.json        results, baselines, floors and chance
+RUN/report.html            all of it to look at
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,11 +29,16 @@ from configs import Config, ConfigError, load_config
 from configs.load import resolve_paths
 from heads.protocols import Parts
 from heads.protocols.base import Images
-from heads.training.checkpoint import Checkpoint, load_checkpoint, write_text
+from heads.tasks import Fitted
+from heads.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, write_text
 
 
 class RunError(ValueError):
     """A run's folder that cannot be used as asked; the message says why and what to do."""
+
+
+_COUNTERS = ("step", "epoch")
+"""What every line of the curve has."""
 
 
 class Run:
@@ -42,6 +51,8 @@ class Run:
         self.best = folder / "best.safetensors"
         self.injection = folder / "injection.safetensors"
         self.evaluation = folder / "evaluation.json"
+        self.report = folder / "report.html"
+        self._fitted = folder / "fitted.json"
         self._facts = folder / "run.json"
         self._images = folder / "images.txt"
         self._split = folder / "split.json"
@@ -108,9 +119,9 @@ class Run:
         """What `begin` wrote beside the configuration. Raises RunError."""
         try:
             document = json.loads(self._facts.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise RunError(f"{self._facts}: missing or damaged; train the run again") from None
-        if not isinstance(document, dict) or not isinstance(document.get("stores"), list):
+        if not isinstance(document, dict) or not _are_stores(document.get("stores")):
             raise RunError(f"{self._facts}: is not what a run writes; train the run again")
         return document
 
@@ -134,7 +145,7 @@ class Run:
         try:
             lines = self._images.read_text(encoding="utf-8").splitlines()
             names = [json.loads(line) for line in lines]
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             names = []
         if not names or not all(isinstance(name, str) for name in names):
             raise RunError(f"{self._images}: missing or damaged; train the run again")
@@ -144,13 +155,53 @@ class Run:
         """The weights with the best validation result. Raises CheckpointError."""
         return load_checkpoint(self.best)
 
+    def weights_digest(self) -> str:
+        """Hex SHA-256 of the file with the best weights. Raises CheckpointError."""
+        try:
+            with self.best.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.best}: cannot be read ({error.strerror}); train the run first"
+            ) from None
+
+    def write_fitted(self, fitted: Fitted) -> None:
+        """Keep what was fitted with the best weights. Raises OSError."""
+        document = {
+            "weights": self.weights_digest(),
+            "numbers": dict(fitted.numbers),
+            "classes": list(fitted.classes),
+        }
+        write_text(self._fitted, json.dumps(document, indent=1) + "\n")
+
+    def read_fitted(self, weights: str) -> Fitted:
+        """What was fitted with the weights of this digest. Raises RunError where it is missing, or
+        of others."""
+        try:
+            document = json.loads(self._fitted.read_text(encoding="utf-8"))
+            fitted = Fitted(
+                {str(name): float(number) for name, number in document["numbers"].items()},
+                tuple(map(str, document["classes"])),
+            )
+            known = document["weights"]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            known = None
+        if known != weights:
+            raise RunError(
+                f"{self._fitted}: missing, or of other weights than {self.best.name}; "
+                f"`sketchfusion evaluate {self.folder}` writes it"
+            )
+        return fitted
+
     def check_split(self, parts: Parts[Any]) -> None:
         """Raise RunError unless these are the parts that the run was begun with: a result must
         not come from images that were trained on, nor from fewer than it says."""
         try:
             ours = json.loads(self._split.read_text(encoding="utf-8"))
             known = {name: set(ours[name]) for name in ("train", "val", "test")}
-        except (OSError, ValueError, LookupError, TypeError):
+            if not all(isinstance(image_id, str) for ids in known.values() for image_id in ids):
+                raise ValueError("ids are text")
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             raise RunError(f"{self._split}: missing or damaged; train the run again") from None
         for name, ids in parts.ids().items():
             strangers = sorted(known[name] ^ set(ids))
@@ -174,9 +225,11 @@ class Run:
         entries = []
         for line in self._metrics.read_text(encoding="utf-8").splitlines():
             try:
-                entries.append(json.loads(line))
-            except ValueError:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
                 continue  # The last line of a run that was killed while it wrote.
+            if isinstance(entry, dict) and all(type(entry.get(k)) is int for k in _COUNTERS):
+                entries.append(entry)
         return entries
 
     def rewind(self, step: int, epoch: int) -> None:
@@ -205,6 +258,21 @@ def open_run(folder: Path) -> Run:
     except ConfigError as error:
         raise RunError(f"{folder}: its configuration cannot be used ({error})") from None
     return run
+
+
+def _are_stores(entries: Any) -> bool:
+    """Whether this is how `begin` writes down the stores that a run reads."""
+    return (
+        isinstance(entries, list)
+        and bool(entries)
+        and all(
+            isinstance(entry, dict)
+            and isinstance(entry.get("path"), str)
+            and isinstance(entry.get("fingerprint"), str)
+            and isinstance(entry.get("recipe"), dict)
+            for entry in entries
+        )
+    )
 
 
 def _plain_differences(ours: Any, asked: Any, prefix: str = "") -> list[str]:

@@ -11,7 +11,9 @@ import torch
 from cache.units import human_seconds
 from configs import Config
 from heads.machine import describe_machine
+from heads.report.run import write_run_report
 from heads.training.accelerator import open_accelerator
+from heads.training.checkpoint import load_facts
 from heads.training.experiment import Experiment, Log, open_experiment
 from heads.training.run import Run, RunError, open_run
 from heads.training.trainer import State, TrainListener, fit
@@ -104,12 +106,22 @@ def train(
         f"{experiment.task.name} by {experiment.task.protocol.name}: {len(parts.train):,} to train "
         f"on, {len(parts.val):,} to validate, {len(parts.test):,} to test"
     )
+    # A finished run is not trained again, and keeps the report of its evaluation.
+    trained = not (run.last.is_file() and load_facts(run.last).get("finished"))
     state = fit(learner, run, config.train, accelerator, listener)
+    if accelerator.is_main_process:
+        learner.eval()
+        run.write_fitted(experiment.task.fit(learner.describe, learner.layers))
     injection = None
     if isinstance(learner.front, Injection):
         injection = run.injection
         if accelerator.is_main_process:
             learner.front.save(injection)
+    if accelerator.is_main_process and (trained or not run.report.is_file()):
+        try:
+            write_run_report(run)
+        except OSError as error:
+            log(f"{run.report}: not written ({error.strerror}); the run itself is whole")
     return _report(run, experiment, state, injection)
 
 

@@ -22,7 +22,7 @@ from pipeline.datasets.base import (
     Skipped,
     normalise_category,
 )
-from pipeline.datasets.listing import IMAGE_SUFFIXES, list_files, summarise
+from pipeline.datasets.listing import IMAGE_SUFFIXES, list_files, read_image_file, summarise
 from pipeline.datasets.subset import balanced_subset
 from pipeline.strokes import RENDER_SIDE, is_svg, render_svg
 
@@ -80,7 +80,7 @@ class FileDataset(Dataset):
         return tuple(self._skipped)
 
     def read(self, image_id: str) -> bytes:
-        return (self.root / image_id).read_bytes()
+        return read_image_file(self.root / image_id)
 
     def decode(self, image_id: str, data: bytes) -> Image.Image:
         return render_svg(data, RENDER_SIDE) if is_svg(data) else super().decode(image_id, data)

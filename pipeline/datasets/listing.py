@@ -7,9 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from errno import EFBIG
 from pathlib import Path
 
 from pipeline.datasets.base import Skipped
+from pipeline.images import MAX_FILE_BYTES
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset({
@@ -40,6 +42,13 @@ def list_files(root: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Listin
     walk = _Walk(os.path.realpath(root), suffixes)
     walk.run()
     return Listing(sorted(walk.files), sorted(walk.skipped, key=lambda entry: entry.path))
+
+
+def read_image_file(path: Path) -> bytes:
+    """A file's bytes. Raises OSError, also for one that is larger than any picture taken."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise OSError(EFBIG, f"larger than {MAX_FILE_BYTES // 2**20} MiB", str(path))
+    return path.read_bytes()
 
 
 def summarise(skipped: Iterable[Skipped]) -> str:

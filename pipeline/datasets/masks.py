@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pipeline.datasets.base import DatasetError, Label, Skipped, normalise_category
-from pipeline.datasets.listing import list_files
-from pipeline.images import image_size
+from pipeline.datasets.listing import list_files, read_image_file
+from pipeline.images import ImageError, decode_foreground, image_size
 
 MASK_SUFFIXES = frozenset({".png", ".bmp", ".gif", ".tif", ".tiff"})
 """Lossless formats only: JPEG noise around zero would become foreground."""
@@ -46,13 +45,10 @@ def photo_masks(
 def load_mask(mask: Path, photo: Path) -> np.ndarray:
     """The mask as bool [H, W] in the photo's pixels. Raises `DatasetError`."""
     try:
-        with Image.open(mask) as image:
-            values = np.atleast_3d(np.asarray(image))
-            has_alpha = image.mode in ("LA", "RGBA")
-        width, height = image_size(photo.read_bytes())
-    except (OSError, SyntaxError, ValueError) as error:
+        foreground = decode_foreground(read_image_file(mask))
+        width, height = image_size(read_image_file(photo))
+    except (OSError, ImageError) as error:
         raise DatasetError(f"mask {mask} of {photo}: {' '.join(str(error).split())}") from error
-    foreground = np.any(values[..., :-1] if has_alpha else values, axis=-1)
     if foreground.shape != (height, width):
         raise DatasetError(
             f"mask {mask} has {foreground.shape[1]} x {foreground.shape[0]} pixels,"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,10 @@ _PUBLISHED_PREFIX = re.compile(r"full_(simplified|raw|numpy_bitmap)_")
 _SAFE_KEY = re.compile(r"[0-9A-Za-z_-]+")
 _BITMAP_SIDE = 28
 _BITMAP_BYTES = _BITMAP_SIDE**2
+_MAX_LINE_BYTES = 256 * 1024
+"""Of a drawing; the longest raw ones have some tens of KB. It bounds memory and drawing time."""
+_MAX_HEADER_BYTES = 16 * 1024
+"""Of an npy file; its length is the file's own word."""
 
 
 class Record(NamedTuple):
@@ -109,10 +114,8 @@ class QuickDrawDataset(FileDataset):
 
     def _drawings(self, file: str, stem: str) -> Iterator[tuple[str, str, Record]]:
         """Key, category and place of every well-formed line."""
-        start = 0
         with open(self.root / file, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                data = line.rstrip(b"\r\n")
+            for number, (start, data) in enumerate(_lines(lines), start=1):
                 try:
                     drawing = _parse_drawing(data) if data.strip() else None
                 except ImageError as error:
@@ -126,7 +129,6 @@ class QuickDrawDataset(FileDataset):
                         word if isinstance(word, str) and word.strip() else stem,
                         Record(file, start, len(data)),
                     )
-                start += len(line)
 
     def _bitmaps(self, file: str, stem: str) -> Iterator[tuple[str, str, Record]]:
         """Key, category and place of every row."""
@@ -143,8 +145,21 @@ def _is_strokes(file: str) -> bool:
     return file.lower().endswith(".ndjson")
 
 
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Start and content of every line; of one that is too long no more than shows that it is."""
+    start = 0
+    while line := file.readline(_MAX_LINE_BYTES + 2):
+        n_bytes = len(line)
+        yield start, line.rstrip(b"\r\n")
+        while not line.endswith(b"\n") and (line := file.readline(_MAX_LINE_BYTES)):
+            n_bytes += len(line)
+        start += n_bytes
+
+
 def _parse_drawing(line: bytes) -> dict:
     """One line of an ndjson file. Raises `ImageError`."""
+    if len(line) > _MAX_LINE_BYTES:
+        raise ImageError(f"a drawing of over {_MAX_LINE_BYTES // 1024} KiB")
     try:
         drawing = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -160,20 +175,27 @@ def _bitmap_rows(path: Path) -> tuple[int, int]:
     Raises `ValueError` where the file holds anything but bitmaps, and `OSError`.
     """
     with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"npy version {version}")
-        header = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, fortran_order, dtype = header(file)
-        start = file.tell()
+        head = io.BytesIO(file.read(_MAX_HEADER_BYTES))
+    version = np.lib.format.read_magic(head)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"npy version {version}")
+    read_header = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    try:
+        shape, fortran_order, dtype = read_header(head)
+    except Exception as error:
+        # The header is Python source: numpy lets through what its parser makes of other text.
+        raise ValueError(f"damaged header ({type(error).__name__})") from error
+    start = head.tell()
     if dtype != np.uint8 or shape[1:] not in ((_BITMAP_BYTES,), (_BITMAP_SIDE, _BITMAP_SIDE)):
         raise ValueError(f"{dtype} {list(shape)}, expected uint8 [n, 784] or [n, 28, 28]")
     if fortran_order:
         raise ValueError("stored column by column")
+    if shape[0] < 0:
+        raise ValueError(f"{shape[0]} rows")
     if path.stat().st_size < start + shape[0] * _BITMAP_BYTES:
         raise ValueError("truncated")
     return start, shape[0]

@@ -309,3 +309,26 @@ def test_commits_without_metadata_are_a_damaged_store(store_path):
         ("zarr.json", "missing beside images or commits: damaged, not empty")
     ]
     assert report.remedy
+
+
+def test_progress_is_told_file_by_file(store_path):
+    seen: list[tuple[int, int]] = []
+    verify_store(store_path, progress=lambda *at: seen.append(at))
+    n_files = 4 * 3 + 1 + 5  # shards of the sharded arrays, a chunk, and what else lies in a folder
+    assert seen == [(done, n_files) for done in range(1, n_files + 1)]
+
+
+def test_a_scale_below_zero_is_out_of_range(store_path):
+    """With all its checksums right: no writer makes such a scale."""
+    scale = f"{QUANTISED.name}_scale"
+    file = store_path / scale / "c.0.0"
+    data = file.read_bytes()
+    values = np.frombuffer(data[:8], "<f4") * np.float32(-1)
+    file.write_bytes(values.tobytes() + crc32c_of(values).to_bytes(4, "little") + data[12:])
+    commit = read_commit(store_path, 0)
+    assert commit is not None
+    old = commit.arrays[scale]
+    new = ArrayCommit((crc32c_of(values), *old.crc32c[1:]), old.bytes)
+    commit_path(store_path, 0).write_bytes(commit.extended((), {}, {scale: new}, {}).to_bytes())
+    (problem,) = verify_store(store_path).problems
+    assert problem.kind == "not-finite" and "out of range" in problem.what

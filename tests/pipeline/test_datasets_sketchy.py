@@ -210,7 +210,7 @@ def test_a_mask_of_the_wrong_size_or_kind_is_refused(tmp_path):
     found = SketchyDataset(tmp_path, masks=masks).annotations.masks
     with pytest.raises(DatasetError, match="has 3 x 3 pixels, its photo 8 x 6"):
         found["photo/bat/n2_5.jpg"]()
-    with pytest.raises(DatasetError, match="cannot identify"):
+    with pytest.raises(DatasetError, match="not an image in a known format"):
         found["photo/bat/n2_6.jpg"]()
     with pytest.raises(DatasetError, match=r"masks .* does not exist"):
         SketchyDataset(tmp_path, masks=tmp_path / "nowhere")

@@ -386,6 +386,28 @@ def test_ctrl_c_and_sigterm_say_how_to_go_on(world: Path, tmp_path: Path) -> Non
         shutil.rmtree(tmp_path / "s")
 
 
+def test_an_error_ends_the_process_though_pictures_are_still_decoded(
+    world: Path, tmp_path: Path
+) -> None:
+    script = """
+import sys
+from pathlib import Path
+from configs import load_config
+from pipeline.precompute import precompute
+
+def fail(progress):
+    raise RuntimeError("in the middle")
+
+precompute(load_config(sys.argv[1], sys.argv[3:]), Path(sys.argv[2]), listener=fail)
+"""
+    arguments = [str(world / "config.yaml"), str(tmp_path / "s")]
+    arguments += ["extraction.workers=1", "extraction.batch_size=1"]
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "in the middle" in done.stderr
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-3), ("int8", 8e-3)])
 def test_narrow_stores_keep_the_numbers_to_their_precision(
     world: Path, store: Path, tmp_path: Path, dtype: str, tolerance: float

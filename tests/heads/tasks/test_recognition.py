@@ -12,6 +12,7 @@ from torch import nn
 
 from heads.protocols import Parts, RecognitionPart, find_protocol
 from heads.tasks import Fitted, TaskError
+from heads.tasks.base import pooled_descriptors
 from heads.tasks.recognition import Classifier, Recognition
 from tests.heads.tasks.small import MadeUp, frame_of, generator, settings
 
@@ -155,13 +156,13 @@ def test_rows_of_scores_are_the_ids_in_order() -> None:
     task, known = task_of(), MadeUp(TEST.ids)
     layers = task.layers(6).eval()
     ids = TEST.ids[::-1]
-    scores = task.scores(ids, known, layers, Fitted())
+    scores = task.scores(pooled_descriptors(known, ids), layers, Fitted())
     assert scores.shape == (15, 4) and not scores.requires_grad
     for name, row in zip(ids, scores, strict=True):
         torch.testing.assert_close(row, layers(known.pooled[name][None])[0].detach())
     untrained = task.fit(known_of_all(), None)
-    means = task.scores(ids, known, None, untrained)
-    backwards = task.scores(TEST.ids, known, None, untrained)
+    means = task.scores(pooled_descriptors(known, ids), None, untrained)
+    backwards = task.scores(pooled_descriptors(known, TEST.ids), None, untrained)
     assert torch.equal(means, backwards.flip(0)) and not torch.equal(means, backwards)
 
 
@@ -192,7 +193,7 @@ def test_more_images_than_go_at_once_are_all_classified(monkeypatch: pytest.Monk
     torch.manual_seed(1)
     task, known = task_of(), MadeUp(TEST.ids)
     layers = task.layers(6).eval()
-    scores = task.scores(TEST.ids, known, layers, Fitted())
+    scores = task.scores(pooled_descriptors(known, TEST.ids), layers, Fitted())
     torch.testing.assert_close(
         scores, layers(torch.stack([known.pooled[name] for name in TEST.ids])).detach()
     )

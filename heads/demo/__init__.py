@@ -1,0 +1,1 @@
+"""The demonstration: the one room that runs both stages."""

@@ -1,0 +1,91 @@
+"""The user's own pictures in a demonstration: their features, and which of them are alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cache import FeatureStore
+from configs import Config, load_config
+from heads.demo.gallery import spread_out
+from heads.demo.records import OwnPictures
+from heads.pca import colour_maps
+from heads.plots.maps import MappedImages
+from heads.plots.records import Picture, Ranking
+from heads.use.gallery import is_photo
+from heads.use.pictures import UseError, load_picture
+from heads.use.retrieve import open_gallery
+from heads.use.trained import open_trained
+from pipeline.compute import Listener
+from pipeline.datasets.base import Dataset
+from pipeline.job import open_configured
+from pipeline.precompute import precompute
+
+N_MAPPED = 6
+"""Pictures whose feature maps are shown."""
+N_QUERIES = 6
+N_HITS = 6
+
+
+def show_own(
+    demo: Config, folder: Path, store_path: Path, run: Path, arrays: Sequence[str], images: Listener
+) -> OwnPictures:
+    """Precompute a folder of pictures as the demonstration's were, and look at them.
+
+    Sketches (below a folder called `sketch`) look for photos; where there are none, some of the
+    pictures look for others.
+
+    Args:
+        store_path: where their features go.
+        run: the run whose head says what is alike.
+        arrays: maps that are shown.
+        images: told about the progress of the precompute.
+
+    Raises:
+        DatasetError: the folder is not there or holds no pictures. Otherwise as `precompute`.
+    """
+    own = load_config("demo", ["dataset=folder", f"dataset.root={folder}"]).dataset
+    config = demo.model_copy(update={"dataset": own})
+    started = time.perf_counter()
+    report = precompute(config, store_path, listener=images)
+    seconds = time.perf_counter() - started
+    store, dataset = FeatureStore.open(store_path), open_configured(config)
+    there = set(store.readable(arrays))
+    ids = [image_id for image_id in dataset.ids if image_id in there]
+    if not ids:
+        raise UseError(f"{folder}: none of its pictures could be read; give another folder")
+    return OwnPictures(
+        folder=folder.as_posix(),
+        n_pictures=len(ids),
+        quarantined=report.quarantined,
+        seconds=seconds,
+        mapped=_mapped(store, dataset, spread_out(ids, N_MAPPED), arrays),
+        rankings=_alike(run, store_path, folder, ids),
+    )
+
+
+def _mapped(
+    store: FeatureStore, dataset: Dataset, ids: Sequence[str], arrays: Sequence[str]
+) -> MappedImages:
+    features = store.read(ids, arrays)
+    return MappedImages(
+        names=tuple(ids),
+        maps={name: colour_maps(list(values.float().numpy())) for name, values in features.items()},
+        pictures=tuple(Picture(i, dataset.decode(i, dataset.read(i))) for i in ids),
+    )
+
+
+def _alike(run: Path, store_path: Path, folder: Path, ids: Sequence[str]) -> tuple[Ranking, ...]:
+    """Queries with what is most like them; none where there are no two pictures to compare."""
+    photos = [image_id for image_id in ids if is_photo(image_id)]
+    sketches = [image_id for image_id in ids if not is_photo(image_id)]
+    if not photos or (not sketches and len(photos) == 1):
+        return ()
+    gallery = open_gallery(open_trained(run), store_path)
+    results = []
+    for image_id in spread_out(sketches or photos, N_QUERIES):
+        query = load_picture(folder / image_id)
+        found = [photo for photo in gallery.search(query, N_HITS + 1) if photo.id != image_id]
+        results.append((query, found[:N_HITS]))
+    return tuple(gallery.rankings(results, folder))

@@ -1,0 +1,113 @@
+"""Feature maps themselves: as colours, and by spatial frequency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cache import FeatureStore
+from heads.explain.choosing import spread
+from heads.explain.opened import Explained, ExplainError
+from heads.pca import colour_maps
+from heads.plots import MappedImages, Spectrum, SpectrumMeter
+from heads.plots.records import Picture
+from pipeline.arrays import LATENT
+from pipeline.datasets.base import Dataset
+
+_AT_ONCE = 16
+FUSED = "descriptors of the run"
+
+
+def mapped_images(
+    store: FeatureStore, dataset: Dataset | None, ids: Sequence[str], n: int
+) -> list[MappedImages]:
+    """Maps of `n` pairs of the dataset in colours that sketch and photo share, spread over the
+    categories; with `ids` of these images, which then share them; pictures where there is a
+    dataset.
+
+    Raises ExplainError where there are no pairs to choose from, StoreError for an unknown image,
+    and OSError, DatasetError or ImageError for a picture.
+    """
+    names = map_arrays(store)
+    groups = [tuple(ids)] if ids else _pairs(store, dataset, names, n)
+    mapped = []
+    for group in groups:
+        maps = {
+            name: colour_maps(list(values.float().numpy()))
+            for name, values in store.read(group, names).items()
+        }
+        pictures = () if dataset is None else tuple(_picture(dataset, i) for i in group)
+        mapped.append(MappedImages(group, maps, pictures))
+    return mapped
+
+
+def store_spectra(store: FeatureStore, n: int) -> dict[str, Spectrum]:
+    """Spectra of a store's maps over `n` of its images, at equal distances in their order.
+
+    Raises ExplainError for a store without maps.
+    """
+    names = map_arrays(store)
+    chosen = _evenly(store.readable(names), n)
+    meters = {name: SpectrumMeter() for name in names}
+    for start in range(0, len(chosen), _AT_ONCE):
+        for name, values in store.read(chosen[start : start + _AT_ONCE], names).items():
+            meters[name].update(values.float().numpy())
+    return {name: meter.result() for name, meter in meters.items()}
+
+
+def run_spectra(explained: Explained, n: int) -> dict[str, Spectrum]:
+    """Spectra of the maps that a run reads, and of its descriptors, over `n` images of its test
+    part, at equal distances in their order."""
+    source = explained.experiment.source
+    names = [name for name, shape in source.shapes.items() if _has_cells(shape)]
+    chosen = _evenly(explained.experiment.task.parts.test.ids, n)
+    meters = {name: SpectrumMeter() for name in (*names, FUSED)}
+    for start in range(0, len(chosen), _AT_ONCE):
+        ids = chosen[start : start + _AT_ONCE]
+        maps = source.maps(ids)
+        for name in names:
+            meters[name].update(maps[name].detach().cpu().numpy())
+        meters[FUSED].update(explained.describe(ids).spatial.cpu().numpy())
+    return {name: meter.result() for name, meter in meters.items()}
+
+
+def map_arrays(store: FeatureStore) -> list[str]:
+    """The store's arrays that a head may read and that have cells. Raises ExplainError."""
+    names = [
+        name
+        for name, array in store.arrays.items()
+        if _has_cells(array.shape) and name != LATENT and not name.startswith("prefix/")
+    ]
+    if not names:
+        raise ExplainError(f"{store.path}: has no feature maps; precompute some into it")
+    return sorted(names, key=lambda name: (name.split("/")[0] != "sd", name))
+
+
+def _pairs(
+    store: FeatureStore, dataset: Dataset | None, names: Sequence[str], n: int
+) -> list[tuple[str, ...]]:
+    if dataset is None:
+        raise ExplainError(
+            f"{store.path}: a store knows no pairs; name its configuration with --config, or "
+            "images with --image"
+        )
+    known = set(store.readable(names))
+    pairs = [pair for pair in dataset.annotations.pairs if {pair.sketch, pair.photo} <= known]
+    if not pairs:
+        raise ExplainError(
+            f"{store.path}: has no sketch beside its photo by that configuration; name images "
+            "with --image"
+        )
+    return [(pair.sketch, pair.photo) for pair in spread(pairs, lambda pair: pair.category, n)]
+
+
+def _picture(dataset: Dataset, image_id: str) -> Picture:
+    return Picture(image_id, dataset.decode(image_id, dataset.read(image_id)))
+
+
+def _has_cells(shape: Sequence[int]) -> bool:
+    return len(shape) == 3 and min(shape[1:]) > 1
+
+
+def _evenly(ids: Sequence[str], n: int) -> list[str]:
+    n = min(n, len(ids))
+    return [ids[i * len(ids) // n] for i in range(n)]

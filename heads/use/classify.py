@@ -1,0 +1,33 @@
+"""What a sketch shows: the likeliest classes of a recognition run."""
+
+from __future__ import annotations
+
+import torch
+
+from heads.plots.records import Guess
+from heads.tasks.recognition import build_classifier
+from heads.use.pictures import PictureSource, UseError, load_picture
+from heads.use.trained import Trained
+
+TOP = 5
+
+
+def classify(trained: Trained, sketch: PictureSource, k: int = TOP) -> Guess:
+    """The k likeliest classes with their probabilities, best first; ties go by name.
+
+    Raises UseError for a run of another task or an unusable picture, RunError where the run does
+    not hold its classes.
+    """
+    if trained.task != "recognition":
+        raise UseError(
+            f"{trained.run.folder}: is a run of {trained.task}; classify needs one of recognition"
+        )
+    picture = load_picture(sketch)
+    classes = trained.fitted.classes
+    settings = trained.config.train
+    classifier = build_classifier(settings.recognition, settings.width, len(classes))
+    trained.restore(classifier, "layers")
+    scores = classifier(trained.describe([picture]).pooled)[0].cpu()
+    shares = torch.softmax(scores.double(), 0)
+    order = shares.sort(descending=True, stable=True).indices[:k]
+    return Guess(picture, tuple((classes[i], float(shares[i])) for i in order.tolist()))

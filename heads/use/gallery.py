@@ -1,0 +1,128 @@
+"""Where a gallery's photos come from: a store, or a folder of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from cache import FeatureStore, ImageRecord
+from heads.sources import CachedFeatures
+from heads.tasks.base import in_batches
+from heads.training.learner import describe_maps
+from heads.use.pictures import UseError
+from heads.use.trained import Trained
+from pipeline.collection import scan
+from pipeline.datasets import open_dataset
+from pipeline.datasets.base import Dataset
+from pipeline.datasets.files import domain_of
+from pipeline.job import open_configured
+from pipeline.loader import RowBatch, auto_workers, load_squares
+
+BATCH = 16
+"""Photos described together: 0.3 GB of maps at the paper's sizes."""
+
+Described = tuple[list[ImageRecord], Tensor]
+"""Photos and their pooled descriptors [B, P], on the CPU."""
+
+
+class Photos(Protocol):
+    """The photos of a gallery."""
+
+    images: list[ImageRecord]
+    skipped: dict[str, str]
+    """What `describe` could not read, by id, with the reason."""
+
+    def announce(self, n: int) -> str:
+        """What describing n of them means, in one line."""
+
+    def describe(self, trained: Trained, images: Sequence[ImageRecord]) -> Generator[Described]:
+        """Descriptors of some of them, batch by batch."""
+
+    def dataset(self, trained: Trained, root: Path | None) -> Dataset:
+        """Where the pictures themselves are. Raises DatasetError."""
+
+
+def open_photos(trained: Trained, place: Path) -> Photos:
+    """The photos of a store or a folder. Raises StoreError, DatasetError or UseError."""
+    return StoredPhotos(trained, place) if (place / "zarr.json").is_file() else PhotoFolder(place)
+
+
+class StoredPhotos:
+    """Photos whose features a store of the run's recipe holds.
+
+    Raises RecipeMismatch for a store of another recipe, StoreError for one without the arrays.
+    """
+
+    def __init__(self, trained: Trained, place: Path) -> None:
+        if trained.config.train.finetune:
+            raise UseError(
+                f"{trained.run.folder}: its UNet was fine-tuned, so no store holds its features; "
+                "give a folder of photos"
+            )
+        self._store = FeatureStore.open(place)
+        device = trained.extractor.device
+        self._source = CachedFeatures([self._store], trained.arrays, device, trained.recipe)
+        readable = set(self._source.ids)
+        self.images = [i for i in self._store.images if i.id in readable and is_photo(i.id)]
+        self.skipped: dict[str, str] = {}
+
+    def announce(self, n: int) -> str:
+        return f"describing {n:,} photos of {self._store.path}"
+
+    def describe(self, trained: Trained, images: Sequence[ImageRecord]) -> Generator[Described]:
+        for batch in in_batches(images, BATCH):
+            maps = self._source.maps([image.id for image in batch])
+            yield batch, describe_maps(trained.head, maps).pooled.cpu()
+
+    def dataset(self, trained: Trained, root: Path | None) -> Dataset:
+        if root is None:
+            return open_configured(trained.config)
+        return open_dataset(str(self._store.provenance.get("dataset", "folder")), root)
+
+
+class PhotoFolder:
+    """Image files, whose features are extracted on the fly."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._dataset = open_dataset("folder", place)
+        self.images = [i for i in scan(self._dataset).images if is_photo(i.id)]
+        self.skipped: dict[str, str] = {}
+
+    def announce(self, n: int) -> str:
+        return (
+            f"extracting {n:,} photos of {self._place} on the fly; a folder that several runs "
+            "search is better precomputed into a store"
+        )
+
+    def describe(self, trained: Trained, images: Sequence[ImageRecord]) -> Generator[Described]:
+        rows = list(range(len(images)))
+        batches = [RowBatch(key, part) for key, part in enumerate(in_batches(rows, BATCH))]
+        decoded = load_squares(
+            self._dataset,
+            images,
+            batches,
+            trained.config.backbone.resolution,
+            trained.config.extraction.pad,
+            min(auto_workers(trained.extractor.device), len(batches) - 1),
+        )
+        with closing(decoded) as squares:
+            for batch in squares:
+                self.skipped |= {images[row].id: why for row, why in batch.unreadable.items()}
+                read = [images[row] for row in batch.rows]
+                if read:
+                    sha256s = [image.sha256 for image in read]
+                    yield read, trained.describe_squares(batch.squares, sha256s).pooled.cpu()
+
+    def dataset(self, trained: Trained, root: Path | None) -> Dataset:
+        return self._dataset
+
+
+def is_photo(image_id: str) -> bool:
+    """Whether an id is a photo's: no folder says otherwise, the first that says anything."""
+    domains = [domain for part in image_id.split("/")[:-1] if (domain := domain_of(part))]
+    return domains[:1] != ["sketch"]

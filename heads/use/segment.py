@@ -1,0 +1,67 @@
+"""Which part of a photo is what a sketch shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from heads.plots import masks_figure, save
+from heads.plots.records import Mask
+from heads.tasks.segmentation import THRESHOLD, similarity
+from heads.use.pictures import PictureSource, UseError, load_picture
+from heads.use.trained import Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundMask(Mask):
+    """A mask, and what it was made by."""
+
+    threshold: float
+    """The cosine from which on a pixel is foreground."""
+    mean_similarity: float | None
+    """Mean cosine of the foreground with the sketch; None where nothing was found."""
+
+    @property
+    def share(self) -> float:
+        """How much of the photo is foreground."""
+        return float(self.found.mean())
+
+
+def segment(trained: Trained, sketch: PictureSource, photo: PictureSource) -> FoundMask:
+    """The mask bool [H, W] of what the sketch shows, in the photo's pixels.
+
+    By the threshold that was fixed on training pairs. Raises UseError for a run of another task
+    or an unusable picture, RunError where the run does not hold its threshold.
+    """
+    if trained.task != "segmentation":
+        raise UseError(
+            f"{trained.run.folder}: is a run of {trained.task}; segment needs one of segmentation"
+        )
+    threshold = trained.fitted.numbers[THRESHOLD]
+    query, other = load_picture(sketch), load_picture(photo)
+    pooled, spatial = trained.describe([query]).pooled, trained.describe([other]).spatial
+    cosines = similarity(pooled.cpu(), spatial.cpu())
+    values = trained.frame(photo=other).on_picture("photo", cosines)[0]
+    found = values >= threshold
+    mean = float(values[found].mean()) if found.any() else None
+    return FoundMask(query, other, found.numpy(), threshold=threshold, mean_similarity=mean)
+
+
+def save_mask(found: FoundMask, folder: Path, taken: set[str]) -> dict[str, Path]:
+    """Write `{photo}-mask.png`, white on black at the photo's size, and `{photo}-overlay.png`.
+
+    Names in `taken` are not used again; what is used is added. Raises OSError.
+    """
+    stem = name = Path(found.photo.name).stem
+    number = 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name)
+    paths = {kind: folder / f"{name}-{kind}.png" for kind in ("mask", "overlay")}
+    save(masks_figure([found]), paths["overlay"])
+    Image.fromarray(found.found.astype(np.uint8) * 255).save(paths["mask"])
+    return paths

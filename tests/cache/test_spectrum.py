@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from cache.spectrum import power_spectra, radial_spectrum
+
+
+def waves(cycles: int, size: int) -> np.ndarray:
+    """A cosine along x, [1, 1, size, size]."""
+    x = (np.arange(size) + 0.5) / size
+    return np.tile(np.cos(2 * np.pi * cycles * x), (1, 1, size, 1))
+
+
+@pytest.mark.parametrize("cycles", [2, 4, 7])
+def test_a_cosine_peaks_at_its_frequency(cycles):
+    found = radial_spectrum(power_spectra(waves(cycles, 24)).sum(0))
+    assert found.frequencies[found.power.argmax()] == cycles
+    assert found.mean_frequency == pytest.approx(cycles, abs=0.4)
+
+
+def test_white_noise_is_flat():
+    noise = np.random.default_rng(0).standard_normal((200, 8, 16, 16))
+    power = radial_spectrum(power_spectra(noise).sum(0)).power
+    assert power[1:] == pytest.approx(power[1:].mean(), rel=0.05)
+
+
+def test_power_adds_up_to_the_variance_of_noise():
+    noise = 3 * np.random.default_rng(1).standard_normal((100, 2, 12, 20))
+    total = power_spectra(noise).sum((2, 3)).mean()
+    assert total == pytest.approx(9, rel=0.05)
+
+
+def test_channels_count_the_same_whatever_their_scale():
+    maps = np.concatenate([waves(2, 16), 1e4 * waves(5, 16), np.ones((1, 1, 16, 16))], axis=1)
+    power = radial_spectrum(power_spectra(maps).sum(0)).power
+    ours = [radial_spectrum(power_spectra(waves(k, 16)).sum(0)).power for k in (2, 5)]
+    assert power == pytest.approx(np.mean(ours, axis=0), rel=1e-6)
+
+
+def test_one_cell_has_no_frequencies():
+    with pytest.raises(ValueError, match="no frequencies"):
+        radial_spectrum(np.ones((3, 1, 4)))

@@ -1,0 +1,14 @@
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.torture import Commands, World, shared_networks
+
+
+@pytest.fixture(scope="session")
+def torn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The world of benchmarks/torture.py, with the commands to be killed."""
+    out = tmp_path_factory.mktemp("torture")
+    with shared_networks():
+        yield World(out, Commands(out / "log.txt", random.Random(0)))

@@ -1,0 +1,202 @@
+"""The report: complete, self-contained, and safe against whatever a name contains."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache import ArrayDescription, StoreDescription, VerifyReport
+from heads.demo.records import (
+    MarkedPicture,
+    PicturePair,
+    Planned,
+    Reading,
+    Run,
+    Stage1,
+    ZarrCheck,
+)
+from heads.demo.report import write_report
+from heads.pca import colour_maps
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=y>&amp;.png'
+ARRAYS = ("sd/t195/s4", "clip/tokens")
+VOID = {"meta", "img", "input", "br"}
+
+
+class _Page(HTMLParser):
+    """Every element, address and piece of text of a page; fails where tags do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        if name not in VOID:
+            self.open.append(name)
+        self._seen(name, attributes)
+
+    def handle_startendtag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        self._seen(name, attributes)
+
+    def handle_endtag(self, name: str) -> None:
+        assert self.open.pop() == name
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data + " "
+
+    def _seen(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(name)
+        self.attributes |= {key for key, _ in attributes}
+        self.addresses += [str(v) for key, v in attributes if key in ("src", "href")]
+
+
+def _picture(name: str, n_points: int) -> MarkedPicture:
+    rng = np.random.default_rng(n_points)
+    pixels = rng.integers(0, 256, (12, 12, 3), np.uint8)
+    visible = np.arange(n_points) != 0
+    return MarkedPicture(name, Image.fromarray(pixels), rng.uniform(0, 12, (n_points, 2)), visible)
+
+
+def _stage1(name: str = "photo/cat/000001.png") -> Stage1:
+    rng = np.random.default_rng(0)
+    pair = PicturePair(
+        category=name,
+        sketch=_picture(name, 8),
+        photo=_picture(name, 8),
+        maps={array: colour_maps(list(rng.standard_normal((2, 6, 3, 3)))) for array in ARRAYS},
+    )
+    shapes = {array: ArrayDescription((6, 3, 3), "float16", 480, 51_840) for array in ARRAYS}
+    first = Run("First run", 480, ARRAYS, 31.0, 25.0, 1.5, 23.0, 0.5, 40 * 2**20)
+    return Stage1(
+        dataset="shapes",
+        backbone="nano",
+        random_weights=True,
+        store_name=f"demo/{name}/store",
+        planned=Planned(480, 41 * 2**20, 21.0, {"VAE": 10**9, "UNet": 3 * 10**9}, 2, "cpu"),
+        runs=(
+            first,
+            replace(first, title="Again", n_computed=0, arrays=(), wall=1.3, bytes_written=0),
+            replace(first, title="One timestep more", arrays=ARRAYS[:1]),
+        ),
+        n_untouched_files=63,
+        n_earlier_files=65,
+        store=StoreDescription(
+            path=Path("unused"),
+            fingerprint="f" * 64,
+            recipe={"unet": "u" * 64, "seed": 7, "injection": None},
+            provenance={},
+            shard_size=64,
+            n_images=480,
+            n_committed=480,
+            quarantined={name: f"cannot be read {name}"},
+            arrays=shapes,
+            bytes_on_disk=44 * 2**20,
+        ),
+        verified=VerifyReport((), (), 480, 8, 43 * 2**20),
+        verify_seconds=0.25,
+        reading=Reading(ARRAYS, 16, 8, 2048, 0.0001, 0.0412, 0.0004),
+        zarr=ZarrCheck(n_rows=16, n_equal=16, n_arrays=2),
+        timestep=195,
+        sheet=(pair, pair),
+        examples=(pair,),
+        machine={"processor": f"Imaginary {name}", "torch": "9.9.9"},
+        made="2030-01-02 03:04",
+    )
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    path = tmp_path / "new" / "report.html"
+    write_report(path, _stage1())
+    return path.read_text(encoding="utf-8")
+
+
+def test_everything_is_in_the_report(page: str) -> None:
+    read = _Page(page)
+    expected = [
+        "480 images to do, 41 MiB, about 21 s on cpu",
+        "480 images computed, 2 arrays, 40 MiB written",
+        "63 of 65 earlier files untouched",
+        "19.2 images/s",  # 480 images in 25 s
+        "412 times faster",
+        "16 of 16 rows from 2 arrays equal",
+        "compute 23 s",
+        "0.04 % of an array's largest value",
+        "6 x 3 x 3",
+        "float16",
+        "108 B",  # 51,840 bytes of 480 images
+        "VAE 1 GFLOP",
+        "f" * 64,
+        "u" * 64,
+        "sketchfusion precompute demo",
+        "9.9.9",
+        "2030-01-02 03:04",
+        *ARRAYS,
+    ]
+    for text in expected:
+        assert text in read.text, text
+    # Two pairs on the sheet, seven of eight points visible; a pair with two maps of each array.
+    assert read.tags.count("circle") == 2 * 2 * 7
+    assert read.tags.count("image") == 2 * 2
+    assert read.tags.count("img") == 2 + 2 * len(ARRAYS)
+
+
+def test_random_weights_are_said_to_mean_nothing(page: str, tmp_path: Path) -> None:
+    assert "These networks have not learned anything" in page
+    write_report(tmp_path / "trained.html", replace(_stage1(), random_weights=False))
+    trained = (tmp_path / "trained.html").read_text(encoding="utf-8")
+    assert "random" not in re.sub(r"random batches|at random", "", trained)
+
+
+def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
+    read = _Page(page)
+    assert read.addresses
+    assert all(address.startswith("data:image/png;base64,") for address in read.addresses)
+    without_pictures = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]*", "", page)
+    for forbidden in ("http", "//", "@import", "url(", "<script", "<link", "file:"):
+        assert forbidden not in without_pictures, forbidden
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_names_cannot_break_out(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_report(path, _stage1(HOSTILE))
+    plain, hostile = _Page(_written(tmp_path)), _Page(path.read_text(encoding="utf-8"))
+    assert hostile.tags == plain.tags
+    assert hostile.attributes == plain.attributes
+    assert HOSTILE in hostile.text
+
+
+def test_a_store_that_was_there_already(tmp_path: Path) -> None:
+    stage1 = _stage1()
+    nothing = replace(stage1.runs[0], n_computed=0, arrays=(), bytes_written=0)
+    path = tmp_path / "report.html"
+    write_report(path, replace(stage1, runs=(nothing, nothing, nothing)))
+    text = _Page(path.read_text(encoding="utf-8")).text
+    assert "from an earlier demonstration" in text
+    assert "Nothing was left to compute" in text
+
+
+def test_a_world_without_pairs_still_gives_a_report(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_report(path, replace(_stage1(), sheet=(), examples=()))
+    assert "No pairs to show" in _Page(path.read_text(encoding="utf-8")).text
+
+
+def _written(folder: Path) -> str:
+    write_report(folder / "plain.html", _stage1())
+    return (folder / "plain.html").read_text(encoding="utf-8")
