@@ -1,4 +1,4 @@
-"""The demonstration from end to end on a dozen images."""
+"""The demonstration from end to end on a small world."""
 
 from __future__ import annotations
 
@@ -11,55 +11,70 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from PIL import Image
 
 from cache import FeatureStore, StoreError, verify_store
-from heads.demo import run_demo
+from heads.demo.records import MAIN_METRICS
+from heads.demo.story import run_demo
+from heads.training.trainer import TrainProgress
 from pipeline.compute import Progress
 
-SIZE = 12
-OVERRIDES = [f"dataset.size={SIZE}", "extraction.workers=0", "extraction.shard_size=4"]
+SIZE = 192
+OVERRIDES = [f"dataset.size={SIZE}", "extraction.workers=0", "train.epochs=1"]
 
 
 class Demo(NamedTuple):
     out: Path
     text: str
     lines: list[str]
-    done: list[int]
+    images: list[int]
+    steps: list[int]
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    out = tmp_path_factory.mktemp("demo")
+    root = tmp_path_factory.mktemp("demo")
+    rng = np.random.default_rng(0)
+    for name in ("photo/a.png", "photo/b.png", "sketch/c.png"):
+        path = root / "mine" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (80, 64, 3), np.uint8)).save(path)
+    (root / "mine" / "photo" / "broken.png").write_bytes(b"no picture")
     lines: list[str] = []
-    done: list[int] = []
+    images: list[int] = []
+    steps: list[int] = []
 
-    def listen(progress: Progress) -> None:
-        done.append(progress.done)
+    def seen(progress: Progress) -> None:
+        images.append(progress.done)
 
-    text = run_demo(out, listen, lines.append, OVERRIDES)
-    yield Demo(out, text, lines, done)
+    def trained(progress: TrainProgress) -> None:
+        steps.append(progress.step)
+
+    text = run_demo(root / "out", root / "mine", seen, trained, lines.append, OVERRIDES)
+    yield Demo(root / "out", text, lines, images, steps)
     torch.set_num_threads(threads)
 
 
 def test_the_text_tells_what_happened(demo: Demo) -> None:
-    assert f"{SIZE} images computed, 9 arrays" in demo.text
-    assert "0 images computed, nothing left to do" in demo.text
-    assert f"{SIZE} images computed, 3 arrays" in demo.text
-    untouched = re.search(r"(\d+) of (\d+) earlier files untouched", demo.text)
-    assert untouched and untouched[1] == untouched[2]
-    rows = re.search(r"(\d+) of (\d+) rows equal", demo.text)
-    assert rows and rows[1] == rows[2] == str(12 * 8)  # arrays, rows of each
+    for task, metric in MAIN_METRICS.items():
+        assert re.search(rf"{task.replace('_', '-')}, {metric} +\d+\.\d\d", demo.text)
+    assert re.search(r"SD's layers, trained injection +\d+\.\d\d", demo.text)
+    assert f"{SIZE} images computed, 6 arrays" in demo.text
     assert "random weights" not in demo.text
     assert str(demo.out / "report.html") in demo.text
 
 
 def test_progress_is_told(demo: Demo) -> None:
-    # Two runs have something to do; each ends with all images.
-    assert demo.done.count(SIZE) == 2
-    assert [line[:3] for line in demo.lines if not line.startswith(" ")] == [
-        f"{step}/5" for step in range(1, 6)
+    # The first run, the timestep that is added, and the store of the injection.
+    assert demo.images.count(SIZE) == 3
+    assert demo.steps
+    assert [line.split(":")[0] for line in demo.lines if not line.startswith(" ")] == [
+        "stage 1",
+        "stage 2",
+        "stage 2",
+        "your pictures",
     ]
 
 
@@ -68,11 +83,22 @@ def test_the_store_is_sound_and_has_grown(demo: Demo) -> None:
     assert verify_store(path).sound
     store = FeatureStore.open(path)
     assert len(store) == SIZE
-    assert {"sd/t100/s3", "sd/t195/s5", "sd/t400/s4", "clip/tokens"} <= set(store.arrays)
+    assert {"sd/t195/s5", "sd/t400/s4", "clip/tokens"} <= set(store.arrays)
     values = np.asarray(zarr.open_array(path / "sd/t400/s4", mode="r")[3])
     assert np.isfinite(values).all()
     own = store.read([store.ids[3]], ["sd/t400/s4"])["sd/t400/s4"][0]
     np.testing.assert_array_equal(values, own)
+
+
+def test_the_injection_was_trained_and_made_a_store_of_its_own(demo: Demo) -> None:
+    run = demo.out / "runs" / "retrieval-injected"
+    injected = FeatureStore.open(run / "store")
+    assert injected.recipe.fields["injection"] is not None
+    plain = FeatureStore.open(demo.out / "store")
+    (image_id,) = injected.ids[:1]
+    array = "sd/t195/s4"
+    ours, theirs = (store.read([image_id], [array])[array] for store in (injected, plain))
+    assert not torch.equal(ours, theirs)
 
 
 def test_the_report_shows_the_pictures(demo: Demo) -> None:
@@ -81,24 +107,38 @@ def test_the_report_shows_the_pictures(demo: Demo) -> None:
     assert store.fingerprint in page
     for name in store.arrays:
         assert name in page
-    # Four instances of four categories; the maps of s5, s4, s3 and CLIP for both of each pair.
-    assert page.count("<figcaption>") - 1 == 4
-    assert page.count('class="cells"') == 4 * 4 * 2
-    assert "These networks have not learned anything" not in page
+    # 32 categories; the maps of s5, s4, s3 and CLIP for both of each of six pairs.
+    assert page.count('class="pair"') == 32
+    assert page.count('class="cells"') == 6 * 4 * 2
+    # Matches, two retrievals, masks, guesses, the injected retrieval, the user's maps and ranking.
+    assert page.count("data:image/jpeg") == 8
+    assert "photo/broken.png" in page
+    assert "There are no pictures" not in page
+
+
+def test_each_run_has_a_report_of_its_own(demo: Demo) -> None:
+    for task in MAIN_METRICS:
+        assert "Results" in (demo.out / "runs" / task / "report.html").read_text(encoding="utf-8")
 
 
 def test_again_it_skips_what_is_there_and_refuses_damage(demo: Demo) -> None:
     shard = demo.out / "store" / "sd/t195/s3/c.0.0.0.0"
-    damaged = bytearray(shard.read_bytes())
+    sound = shard.read_bytes()
+    damaged = bytearray(sound)
     damaged[100] ^= 1
     shard.write_bytes(damaged)
-    done: list[int] = []
+    images: list[int] = []
+    steps: list[int] = []
     lines: list[str] = []
-
-    def listen(progress: Progress) -> None:
-        done.append(progress.done)
-
     with pytest.raises(StoreError, match=r"damaged .*s3.*; remove the folder"):
-        run_demo(demo.out, listen, lines.append, OVERRIDES)
-    assert done == []
+        run_demo(
+            demo.out,
+            None,
+            lambda progress: images.append(progress.done),
+            lambda progress: steps.append(progress.step),
+            lines.append,
+            OVERRIDES,
+        )
+    assert images == steps == []
     assert sum("0 images computed, nothing left to do" in line for line in lines) == 3
+    shard.write_bytes(sound)

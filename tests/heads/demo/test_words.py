@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from heads.demo.records import Run
+from heads.demo.records import Precomputed
 from heads.demo.words import duration, outcome, times
 
 
@@ -24,7 +24,7 @@ def test_ratios() -> None:
 
 
 def test_the_outcome_of_a_run() -> None:
-    run = Run("First run", 96, ("a", "b"), 3.0, 2.0, 0.5, 1.2, 0.3, 3 * 2**20)
+    run = Precomputed("First run", 96, ("a", "b"), 3.0, 2.0, 0.5, 1.2, 0.3, 3 * 2**20)
     assert outcome(run) == "96 images computed, 2 arrays, 3 MiB written"
     assert run.images_per_second == 48
     assert "1 array," in outcome(replace(run, arrays=("a",)))
