@@ -135,14 +135,14 @@ QUESTIONS = {
                 row
                 for at in ("extraction.timesteps=[400]", "extraction.timesteps=[700]")
                 for row in (
-                    _on_cache(f"none, {at[11:]}", ONLY_SD, at),
-                    _cycle(f"trained, {at[11:]}", "all", ONLY_SD, at),
+                    _on_cache(f"none, {at.removeprefix('extraction.')}", ONLY_SD, at),
+                    _cycle(f"trained, {at.removeprefix('extraction.')}", "all", ONLY_SD, at),
                 )
             ),
         ),
     ),
     "sites": Question(
-        _BOTH,
+        ("retrieval",),
         (
             _NONE,
             _cycle("down.0 to down.3", "down", ONLY_SD),
@@ -164,7 +164,7 @@ QUESTIONS = {
         ),
     ),
     "ensemble": Question(
-        _DENSE_TOO,
+        _BOTH,
         tuple(Variant(f"{n} draws", (ONLY_SD, f"extraction.ensemble={n}")) for n in (1, 4, 16)),
     ),
     "features": Question(
@@ -184,11 +184,13 @@ QUESTIONS = {
         ),
     ),
     "order": Question(
-        _BOTH,
+        ("retrieval",),
         (
-            _cycle(f"{2 * EPOCHS} live", "all", ONLY_SD, cached=0),
-            _cycle(f"{EPOCHS} plain cache, {EPOCHS} live", "all", ONLY_SD, warm=EPOCHS, cached=0),
-            _cycle(f"{EPOCHS} live, {EPOCHS} new cache", "all", ONLY_SD),
+            _cycle(f"{2 * EPOCHS} epochs live", "all", ONLY_SD, cached=0),
+            _cycle(
+                f"{EPOCHS} on the plain cache, {EPOCHS} live", "all", ONLY_SD, warm=EPOCHS, cached=0
+            ),
+            _cycle(f"{EPOCHS} live, {EPOCHS} on the new cache", "all", ONLY_SD),
         ),
     ),
 }

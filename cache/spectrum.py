@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_ROUNDING = 1e-24
+"""Variance of a channel, as a share of its mean square, below which it is constant."""
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -43,17 +46,18 @@ def power_spectra(maps: np.ndarray) -> np.ndarray:
     return np.square(np.abs(transformed))
 
 
-def radial_spectrum(powers: np.ndarray) -> Spectrum:
+def radial_spectrum(powers: np.ndarray, squares: float | np.ndarray = 0.0) -> Spectrum:
     """Power over the distance from frequency 0, of `power_spectra` summed over images [C, h, w].
 
-    Raises `ValueError` for maps of one cell, which have no frequencies.
+    `squares` [C] are the channels' mean squares, summed alike: a channel that varies by less than
+    their rounding is constant. Raises `ValueError` for maps of one cell, which have no frequencies.
     """
     height, width = powers.shape[1:]
     if min(height, width) < 2:
         raise ValueError(f"a map of {height} x {width} cells has no frequencies")
     # Channels differ in scale by orders of magnitude: each is divided by its own variance.
     variances = powers.sum((1, 2), keepdims=True)
-    alive = variances[:, 0, 0] > 0
+    alive = variances[:, 0, 0] > _ROUNDING * squares
     shares = powers[alive] / variances[alive]
     mean = shares.mean(0) if len(shares) else np.zeros((height, width))
     distances = radii(height, width)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cache import FeatureStore
+from cache.spectrum import Spectrum
 from heads.explain.choosing import spread
 from heads.explain.opened import Explained, ExplainError
 from heads.pca import colour_maps
-from heads.plots import MappedImages, Spectrum, SpectrumMeter
+from heads.plots import MappedImages, SpectrumMeter
 from heads.plots.records import Picture
 from pipeline.arrays import LATENT
 from pipeline.datasets.base import Dataset

@@ -12,13 +12,12 @@ from heads.plots.masks import masks_figure
 from heads.plots.matches import matches_figure
 from heads.plots.mixing import mixing_figure
 from heads.plots.retrieval import retrieval_figure
-from heads.plots.spectrum import Spectrum, SpectrumMeter, spectrum_figure
+from heads.plots.spectrum import SpectrumMeter, spectrum_figure
 from heads.plots.style import PlotError, save
 
 __all__ = [
     "MappedImages",
     "PlotError",
-    "Spectrum",
     "SpectrumMeter",
     "confusion_figure",
     "curves_figure",

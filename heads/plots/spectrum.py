@@ -1,20 +1,13 @@
-"""How much of a feature map is coarse and how much is fine: power over spatial frequency.
-
-A map [h, w] of one channel is taken as a picture of the whole square, so that k cycles per image
-mean the same for every grid. Its mean is removed, a Hann window keeps its open edges from looking
-like detail, and the squared magnitudes of its Fourier transform are shares of its variance per
-frequency cell (one cycle by one cycle). The mean over all directions at a distance of k is its
-power at k: white noise is flat, and the same field sampled by a finer grid gives the same curve.
-"""
+"""Power of feature maps over spatial frequency (`cache.spectrum` says how it is counted)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from cache.spectrum import Spectrum, power_spectra, radial_spectrum
 from heads.plots.style import (
     CURVES,
     DASHES,
@@ -26,22 +19,6 @@ from heads.plots.style import (
     new_figure,
     plain,
 )
-
-_ROUNDING = 1e-24
-"""Variance of a channel, as a share of its mean square, below which it is constant."""
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """Power of maps by spatial frequency."""
-
-    frequencies: np.ndarray
-    """float64 [F]: 1, 2, ... cycles per image, up to half the cells of the shorter side."""
-    power: np.ndarray
-    """float64 [F]: share of the variance per frequency cell, mean over directions, images and
-    channels; every channel counts the same."""
-    mean_frequency: float
-    """Cycles per image, weighted by power: higher where there is more detail."""
 
 
 class SpectrumMeter:
@@ -67,41 +44,7 @@ class SpectrumMeter:
         """Everything counted so far. Raises `ValueError` before the first map."""
         if self._powers is None:
             raise ValueError("no map to take a spectrum of")
-        height, width = self._powers.shape[1:]
-        # Channels differ in scale by orders of magnitude: each is divided by its own variance.
-        variances = self._powers.sum((1, 2), keepdims=True)
-        # What is left of a constant one is rounding, and no signal.
-        alive = variances[:, 0, 0] > _ROUNDING * self._squares
-        shares = self._powers[alive] / variances[alive]
-        mean = shares.mean(0) if len(shares) else np.zeros((height, width))
-        distances = radii(height, width)
-        frequencies = np.arange(1, min(height, width) // 2 + 1)
-        rings = np.rint(distances)
-        power = np.array([mean[rings == k].mean() for k in frequencies])
-        return Spectrum(frequencies.astype(float), power, float((mean * distances).sum()))
-
-
-def power_spectra(maps: np.ndarray) -> np.ndarray:
-    """Variance of maps [B, C, h, w] by frequency, float64 of the same shape, fftfreq's order.
-
-    Without the mean: the entry of frequency 0 is zero. The sum over frequencies is the windowed
-    map's mean square, for white noise its variance.
-    """
-    height, width = maps.shape[2:]
-    window = np.outer(_hann(height), _hann(width))
-    values = maps.astype(np.float64)
-    # The mean under the window, so that nothing is left of it at any frequency.
-    values = values - (values * window).sum((2, 3), keepdims=True) / window.sum()
-    window /= np.sqrt(np.square(window).mean())
-    transformed = np.fft.fft2(values * window) / (height * width)
-    return np.square(np.abs(transformed))
-
-
-def radii(height: int, width: int) -> np.ndarray:
-    """Distance from frequency 0 of the entries of a Fourier transform [h, w], in cycles per
-    image."""
-    ys, xs = np.fft.fftfreq(height) * height, np.fft.fftfreq(width) * width
-    return np.hypot(ys[:, None], xs[None, :])
+        return radial_spectrum(self._powers, self._squares)
 
 
 def spectrum_figure(spectra: Mapping[str, Spectrum]) -> Figure:

@@ -6,7 +6,8 @@ import pytest
 from benchmarks.torture import Commands, World, shared_networks
 
 
-@pytest.fixture(scope="session")
+# Not for the session: other tests must load networks and datasets of their own.
+@pytest.fixture(scope="package")
 def torn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The world of benchmarks/torture.py, with the commands to be killed."""
     out = tmp_path_factory.mktemp("torture")

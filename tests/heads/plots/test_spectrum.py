@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from heads.plots import PlotError, Spectrum, SpectrumMeter, spectrum_figure
-from heads.plots.spectrum import power_spectra, radii
+from cache.spectrum import Spectrum, power_spectra, radii
+from heads.plots import PlotError, SpectrumMeter, spectrum_figure
 
 
 def spectrum_of(*batches: np.ndarray) -> Spectrum:

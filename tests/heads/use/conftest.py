@@ -15,19 +15,6 @@ Open = Callable[[str], Trained]
 
 
 @pytest.fixture(scope="session")
-def runs(world: World, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a run of a task, trained when it is first asked for."""
-    root = tmp_path_factory.mktemp("use")
-
-    @cache
-    def folder(task: str) -> Path:
-        world.train(root / task, f"task={task}")
-        return root / task
-
-    return folder
-
-
-@pytest.fixture(scope="session")
 def opened(runs: Callable[[str], Path]) -> Open:
     """A run of a task, opened."""
     return cache(lambda task: open_trained(runs(task)))
