@@ -1,3 +1,7 @@
+"""One world for all fault tests, and commands that can be killed in it."""
+
+from __future__ import annotations
+
 import random
 from collections.abc import Iterator
 
