@@ -43,13 +43,25 @@ def staged(out: Path) -> Iterator[Path]:
         fcntl.flock(owner, fcntl.LOCK_EX)
         yield workshop / "new"
         _sync(workshop / "new")
-        if out.is_dir() or (os.path.lexists(out) and (workshop / "new").is_dir()):
-            os.replace(out, workshop / "old")
-        os.replace(workshop / "new", out)
+        _replace(workshop, out)
         sync_folder(out.parent)
     finally:
         os.close(owner)
         shutil.rmtree(workshop, ignore_errors=True)
+
+
+def _replace(workshop: Path, out: Path) -> None:
+    """Put the new export in the place of the old one, which comes back where that is stopped."""
+    old, new = workshop / "old", workshop / "new"
+    try:
+        # A rename cannot replace a folder that holds something, nor a file by a folder.
+        if out.is_dir() or (os.path.lexists(out) and new.is_dir()):
+            os.replace(out, old)
+        os.replace(new, out)
+    except BaseException:
+        if os.path.lexists(old) and not os.path.lexists(out):
+            os.replace(old, out)
+        raise
 
 
 def _sync(path: Path) -> None:

@@ -1,7 +1,9 @@
 """Whatever a store holds, an export of it becomes the same store again, byte for byte."""
 
+import contextlib
 import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -205,6 +207,32 @@ def test_what_exists_is_replaced_on_demand_only(tmp_path, store_path, layout):
     with pytest.raises(StoreError, match="a folder that is no export"):
         export_store(store_path, store_path, layout, force=True)
     assert verify_store(store_path).sound
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("layout", ["hdf5", "npy"])
+def test_a_replacement_that_is_stopped_leaves_one_of_the_two(
+    tmp_path, store_path, monkeypatch, layout, at
+):
+    out = tmp_path / "out"
+    export_store(store_path, out, layout, ["clip/pooled"])
+    before = files_of(out)
+    replace, n_calls = os.replace, 0
+
+    def stopped(source, target):
+        nonlocal n_calls
+        n_calls += Path(source).parent.name.startswith(".out") or Path(source) == out
+        if n_calls == at:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with contextlib.suppress(KeyboardInterrupt):
+        export_store(store_path, out, layout, ["vae/latent"], force=True)
+    monkeypatch.undo()
+    # Where nothing had to be moved away, the second call is never made.
+    assert files_of(out) == before or (layout == "hdf5" and at == 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "store"]
 
 
 def test_what_a_killed_export_left_goes_with_the_next(tmp_path, store_path):
