@@ -15,13 +15,12 @@ from cache.errors import DamagedStore
 from cache.files import temporaries_in
 from cache.layout import COMMITS, FORMAT_VERSION, commit_path
 from cache.metadata import read_file
-from cache.records import ImageRecord
+from cache.records import RECORD_TYPES, ImageRecord, have_record_types
 from cache.shardfile import VERIFY_HINT
 
 _COMMIT = re.compile(r"([0-9]{6,})\.json")
 _TEMPORARY = re.compile(r"\.([0-9]{6,})\.json\..*")
 _SEAL_PIECE = re.compile(rb'"%s":"([0-9a-f]{8})",' % SEAL.encode())
-_RECORD_KEYS = {"id", "sha256", "width", "height"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class ImageRows(Sequence[ImageRecord]):
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         """Raises TypeError where a row is not an image record."""
-        if any(row.keys() != _RECORD_KEYS for row in rows):
+        if any(row.keys() != RECORD_TYPES.keys() for row in rows) or not have_record_types(rows):
             raise TypeError("not an image record")
         self._rows = rows
 
@@ -185,13 +184,6 @@ def _is_plain(commit: Commit) -> bool:
     """Whether every value is of its type: a seal is a checksum, anybody can make one."""
     return (
         type(commit.shard) is int
-        and all(
-            isinstance(image.id, str)
-            and isinstance(image.sha256, str)
-            and type(image.width) in (int, type(None))
-            and type(image.height) in (int, type(None))
-            for image in commit.images
-        )
         and isinstance(commit.quarantined, dict)
         and all(isinstance(reason, str) for reason in commit.quarantined.values())
         and all(type(array.bytes) is int for array in commit.arrays.values())

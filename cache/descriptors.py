@@ -47,6 +47,11 @@ def patch_chunk(
     old = read_chunk(path, array, chunk_rows)
     chunk = hole_chunk(array, chunk_rows) if old is None else old.copy()
     chunk[first_row : first_row + len(records)] = records
+    write_chunk(path, chunk)
+
+
+def write_chunk(path: Path, chunk: np.ndarray) -> None:
+    """Replace a chunk by rows [chunk_rows, D] and their checksum."""
     data = chunk.tobytes()
     write_atomically(path, data + crc_suffix(crc32c_of(data)))
 

@@ -13,15 +13,16 @@ import numpy as np
 from cache.checksums import crc32c_of
 from cache.commits import ArrayCommit, Commit, read_commit
 from cache.damage import FileDamage, Records, ShardDamage, Survey
-from cache.descriptors import hole_chunk, read_chunk
+from cache.descriptors import hole_chunk, read_chunk, write_chunk
 from cache.encoding import Encoder
 from cache.errors import CorruptShard, DamagedStore, StoreError
 from cache.files import locked, make_folders, sync_folder, write_atomically
 from cache.findings import Problem
-from cache.layout import COMMITS, LOCK, ArraySpec, ZarrArray, commit_path
+from cache.layout import COMMITS, LOCK, ArraySpec, commit_path
 from cache.metadata import Metadata, read_file, read_metadata
+from cache.records import ImageRecord
 from cache.recovery import roll_back
-from cache.shardfile import ShardFileWriter, crc_suffix, shard_file_bytes
+from cache.shardfile import ShardFileWriter, committed_bytes
 from cache.writer import ShardTask
 
 
@@ -104,7 +105,7 @@ class StoreMender:
         specs = [self.arrays[name] for name in task.arrays]
         images = self.images[task.rows.start : task.rows.stop]
         damage = self._damage[task.shard]
-        return ShardMender(self._metadata, damage, [i.id for i in images], specs, self.report)
+        return ShardMender(self._metadata, damage, images, specs, self.report)
 
     def mend_without_computing(self) -> None:
         """Write again what lacks no record: indexes, commits, checksums."""
@@ -125,7 +126,7 @@ class ShardMender(AbstractContextManager["ShardMender"]):
         self,
         metadata: Metadata,
         damage: ShardDamage,
-        image_ids: Sequence[str],
+        images: Sequence[ImageRecord],
         specs: Sequence[ArraySpec],
         report: MendReport,
     ) -> None:
@@ -134,7 +135,7 @@ class ShardMender(AbstractContextManager["ShardMender"]):
         self._grid = metadata.grid
         self._damage = damage
         self._first_row = damage.shard * self._grid.shard_size
-        self._image_ids = image_ids
+        self._images = images
         self._encoders = {spec.name: (spec, Encoder(spec)) for spec in specs}
         self._report = report
         self._quarantined = dict(damage.commit.quarantined) if damage.commit else {}
@@ -165,7 +166,7 @@ class ShardMender(AbstractContextManager["ShardMender"]):
         Raises NonFiniteError for NaN, infinity or overflow.
         """
         slot = row - self._first_row
-        image_id = self._image_ids[slot]
+        image_id = self._images[slot].id
         if image_id in self._quarantined:
             self._append(slot, {})
             return
@@ -184,7 +185,7 @@ class ShardMender(AbstractContextManager["ShardMender"]):
         features keeps those that are left: its shard stays as it is, and the report says why.
         """
         slot = row - self._first_row
-        image_id = self._image_ids[slot]
+        image_id = self._images[slot].id
         if image_id not in self._quarantined and any(file.needs(slot) for file in self._files):
             if self._damage.commit is not None or not self._has_no_values(slot):
                 self._failures[image_id] = reason
@@ -236,17 +237,13 @@ class ShardMender(AbstractContextManager["ShardMender"]):
                 return None
             timings = {}
         arrays = {
-            name: ArrayCommit(new, self._committed_bytes(self._damage.files[name].array, len(new)))
+            name: ArrayCommit(
+                new,
+                committed_bytes(self._damage.files[name].array, len(new), self._grid.shard_size),
+            )
             for name, new in crcs.items()
         }
-        rows = slice(self._first_row, self._first_row + self._damage.n_rows)
-        images = self._metadata.images.records()[rows]
-        return old.extended(images, self._quarantined, arrays, timings)
-
-    def _committed_bytes(self, array: ZarrArray, n_rows: int) -> int:
-        if array.sharded:
-            return shard_file_bytes(array, n_rows, self._grid.shard_size)
-        return n_rows * array.record_bytes
+        return old.extended(self._images, self._quarantined, arrays, timings)
 
     def _has_no_values(self, slot: int) -> bool:
         """Whether the row is there in no array at all."""
@@ -319,8 +316,7 @@ class _MendedFile:
         chunk = self._chunk_now()
         start = self._first_row % self._grid.chunk_rows
         chunk[start : start + len(self._rows)] = self._rows
-        data = chunk.tobytes()
-        write_atomically(self._path, data + crc_suffix(crc32c_of(data)))
+        write_chunk(self._path, chunk)
 
     def _chunk_now(self) -> np.ndarray:
         """The chunk of descriptors, to be changed: whole, or rows that commits know and holes."""
@@ -331,12 +327,13 @@ class _MendedFile:
                 return whole.copy()
         chunk = hole_chunk(self.array, chunk_rows)
         first = self._first_row // chunk_rows * chunk_rows
+        records = Records(self._metadata, self.array, first // shard_size)
         for shard in range(first // shard_size, (first + chunk_rows) // shard_size):
-            records = Records(self._metadata, self.array, shard)
-            for slot in range(_n_committed(self._metadata.path, shard, self.array.name)):
-                values = records.values(slot)
+            start = shard * shard_size - first
+            n_committed = _n_committed(self._metadata.path, shard, self.array.name)
+            for row in range(start, start + n_committed):
+                values = records.values(row)
                 if values is not None:
-                    row = shard * shard_size - first + slot
                     chunk[row] = np.frombuffer(values, self.array.numpy_dtype)
         return chunk
 

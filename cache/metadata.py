@@ -27,12 +27,8 @@ from cache.layout import (
     specs_of,
 )
 from cache.recipe import Recipe
-from cache.records import ImageRecord
+from cache.records import RECORD_TYPES, ImageRecord, have_record_types
 from cache.shardfile import VERIFY_HINT
-
-_RECORD_KEYS = ("id", "sha256", "width", "height")
-_RECORD_TYPES: tuple[set[type], ...] = ({str}, {str}, {int, type(None)}, {int, type(None)})
-
 
 MAX_DOCUMENT_BYTES = 2**24
 """Of a `zarr.json`."""
@@ -155,7 +151,7 @@ def parse_images(path: Path, data: bytes) -> ImageList:
         raise DamagedStore(f"{file}: not one JSON object per line; {VERIFY_HINT}")
     if not _are_plain_rows(rows):
         for number, row in enumerate(rows, start=1):
-            if not _is_image_row(row):
+            if not is_image_row(row):
                 raise DamagedStore(f"{file}: line {number} is not an image record; {VERIFY_HINT}")
     return ImageList(lines, rows)
 
@@ -270,23 +266,19 @@ def _are_plain_rows(rows: list[Any]) -> bool:
 
     Asked of all at once, because one by one takes most of the time of opening a large store.
     """
-    if not set(map(type, rows)) <= {dict} or not set(map(tuple, rows)) <= {_RECORD_KEYS}:
+    if not set(map(type, rows)) <= {dict} or not set(map(tuple, rows)) <= {tuple(RECORD_TYPES)}:
         return False
-    ids, *others = (list(map(itemgetter(key), rows)) for key in _RECORD_KEYS)
-    kinds = [set(map(type, values)) for values in (ids, *others)]
-    if not all(found <= kind for found, kind in zip(kinds, _RECORD_TYPES, strict=True)):
+    if not have_record_types(rows):
         return False
-    text = "\n".join(["", *ids])
+    text = "\n".join(["", *map(itemgetter("id"), rows)])
     return not any(unsafe in text for unsafe in ("\n/", "\n\n", "\0", "..")) and text[-1:] != "\n"
 
 
-def _is_image_row(row: object) -> bool:
+def is_image_row(row: object) -> bool:
+    """Whether a value from JSON is an image record with a safe id."""
     return (
         isinstance(row, dict)
-        and tuple(row) == _RECORD_KEYS
-        and isinstance(row["id"], str)
-        and isinstance(row["sha256"], str)
-        and (row["width"] is None or type(row["width"]) is int)
-        and (row["height"] is None or type(row["height"]) is int)
+        and tuple(row) == tuple(RECORD_TYPES)
+        and have_record_types([row])
         and safe_id(row["id"])
     )

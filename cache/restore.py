@@ -40,7 +40,7 @@ from cache.metadata import (
     read_root,
 )
 from cache.recipe import Recipe
-from cache.shardfile import shard_file_bytes
+from cache.shardfile import committed_bytes
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,11 @@ def stored_features(path: Path) -> set[str]:
 
     They come from its commits and from its folders, so a damaged document hides none.
     """
-    names = {name for commit in _commits(path).values() for name in commit.arrays}
+    return _features(path, _commits(path))
+
+
+def _features(path: Path, commits: Mapping[int, Commit]) -> set[str]:
+    names = {name for commit in commits.values() for name in commit.arrays}
     for name, is_array in nodes(path):
         if is_array or any(chunk_of(file.name) is not None for file in (path / name).iterdir()):
             names.add(name)
@@ -139,7 +143,7 @@ def _array_names(
     known = {a.name: a for spec in origin.specs.values() for a in spec.zarr_arrays}
     names = {name for commit in commits.values() for name in commit.arrays}
     declared = {name for name, _ in nodes(path) if name in origin.specs}
-    for name in stored_features(path) | declared:
+    for name in _features(path, commits) | declared:
         spec = origin.specs.get(name)
         names |= {array.name for array in spec.zarr_arrays} if spec else {name}
         if (path / (name + SCALE_SUFFIX)).is_dir():
@@ -297,11 +301,7 @@ def _check_sizes(
         if committed is None:
             continue
         n_rows = len(committed.crc32c)
-        expected = (
-            shard_file_bytes(array, n_rows, shard_size)
-            if array.sharded
-            else n_rows * array.record_bytes
-        )
+        expected = committed_bytes(array, n_rows, shard_size)
         if committed.bytes != expected:
             raise StoreError(
                 f"{path / array.name}: its commits speak of {committed.bytes} bytes a shard, this "

@@ -36,6 +36,13 @@ def shard_file_bytes(array: ZarrArray, n_rows: int, shard_size: int) -> int:
     return n_rows * (array.record_bytes + CRC_BYTES) + index_bytes(shard_size)
 
 
+def committed_bytes(array: ZarrArray, n_rows: int, shard_size: int) -> int:
+    """What a commit says of an array's size: of the shard file, or of descriptors' records."""
+    if array.sharded:
+        return shard_file_bytes(array, n_rows, shard_size)
+    return n_rows * array.record_bytes
+
+
 def build_index(array: ZarrArray, n_rows: int, shard_size: int) -> bytes:
     """The index of a shard whose first ``n_rows`` slots are filled, in order, without gaps."""
     index = np.full((shard_size, 2), _ABSENT, "<u8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +16,12 @@ from cache.encoding import is_complete
 from cache.errors import CorruptShard, StoreError
 from cache.files import is_temporary
 from cache.findings import Findings
-from cache.layout import CRC_BYTES, DOCUMENT, ShardGrid, ZarrArray
+from cache.layout import CRC_BYTES, DOCUMENT, ShardGrid, ZarrArray, chunk_of
 from cache.shardfile import build_index, crc_suffix, index_bytes, open_at_once
 
 Progress = Callable[[int, int], object]
 """Told how many files are checked, and of how many."""
 
-_CHUNK_KEY = re.compile(r"c\.(\d+)((?:\.0)+)")
 _NO_CHUNK = "gone, and committed rows need it"
 
 
@@ -161,12 +159,12 @@ class _DataCheck:
             if is_temporary(name):
                 continue
             where = f"{array.name}/{name}"
-            key = _CHUNK_KEY.fullmatch(name)
-            if key is None or len(key[2]) != 2 * len(array.shape):
+            chunk = chunk_of(name)
+            if chunk is None or name.count(".") != 1 + len(array.shape):
                 findings.problem("unexpected", where, "no file of the store")
-            elif not array.sharded or int(key[1]) in announced_shards(self._path):
+            elif not array.sharded or chunk in announced_shards(self._path):
                 findings.note("interrupted", where, "written, but its commit is not")
-            elif not self._is_committed(array, int(key[1])):
+            elif not self._is_committed(array, chunk):
                 findings.problem("commit", where, "data without a commit: the commit is lost")
         return findings
 

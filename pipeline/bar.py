@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.compute import Progress
+if TYPE_CHECKING:
+    from pipeline.compute import Progress
 
 
 class Bar:

@@ -21,7 +21,7 @@ from configs import Config
 from pipeline.checkpoints import one_line
 from pipeline.datasets.base import Dataset, DatasetError
 from pipeline.images import ImageError, letterbox
-from pipeline.job import Job, load_job
+from pipeline.job import load_networks, open_configured
 
 SAMPLE = 8
 """Images, where nothing is said."""
@@ -155,15 +155,16 @@ def measure_numerics(config: Config, n_images: int = SAMPLE) -> Numerics:
     precision: dict[str, dict[str, Loss]] = {}
     stored: dict[str, dict[str, Loss]] = {}
     not_run: dict[str, str] = {}
+    dataset = open_configured(config)  # Before weights are downloaded.
     # Three networks are loaded, and three stores have specs of their own: one of each in turn.
     for dtype, store_dtype in zip(PRECISIONS, STORE_DTYPES, strict=True):
-        job = load_job(_with(config, precision=dtype, store_dtype=store_dtype))
+        networks = load_networks(_with(config, precision=dtype, store_dtype=store_dtype))
         if not references:
-            ids, squares, sha256s, left_out = _sample(job, n_images)
-            device = str(job.extractor.device)
-        names = [spec.name for spec in job.specs]
+            ids, squares, sha256s, left_out = _sample(config, dataset, n_images)
+            device = str(networks.extractor.device)
+        names = [spec.name for spec in networks.specs]
         try:
-            found = job.extractor(squares, sha256s, names)
+            found = networks.extractor(squares, sha256s, names)
         except (RuntimeError, NotImplementedError) as error:
             if dtype == "float32":
                 raise
@@ -172,7 +173,7 @@ def measure_numerics(config: Config, n_images: int = SAMPLE) -> Numerics:
             references = references or found
             for name in names:
                 precision.setdefault(name, {})[dtype] = loss(found[name], references[name])
-        for spec in job.specs:
+        for spec in networks.specs:
             values = round_trip(references[spec.name], spec, ids)
             stored.setdefault(spec.name, {})[store_dtype] = (
                 Loss(False) if values is None else loss(values, references[spec.name])
@@ -226,15 +227,17 @@ def _with(config: Config, **keys: str) -> Config:
     return config.model_copy(update={"extraction": extraction})
 
 
-def _sample(job: Job, n_images: int) -> tuple[list[str], np.ndarray, list[str], dict[str, str]]:
+def _sample(
+    config: Config, dataset: Dataset, n_images: int
+) -> tuple[list[str], np.ndarray, list[str], dict[str, str]]:
     """Ids, squares [B, 3, R, R], content hashes, and what could not be read."""
-    resolution, pad = job.config.backbone.resolution, job.config.extraction.pad
+    resolution, pad = config.backbone.resolution, config.extraction.pad
     ids, squares, sha256s = [], [], []
     left_out: dict[str, str] = {}
-    for image_id in _evenly(job.dataset, n_images):
+    for image_id in _evenly(dataset, n_images):
         try:
-            data = job.dataset.read(image_id)
-            square = letterbox(job.dataset.decode(image_id, data), resolution, pad)
+            data = dataset.read(image_id)
+            square = letterbox(dataset.decode(image_id, data), resolution, pad)
         except (OSError, ImageError) as error:
             left_out[image_id] = one_line(error)
             continue
@@ -243,7 +246,7 @@ def _sample(job: Job, n_images: int) -> tuple[list[str], np.ndarray, list[str], 
         sha256s.append(hashlib.sha256(data).hexdigest())
     if not ids:
         raise DatasetError(
-            f"{job.dataset.name}: none of the {len(left_out)} sampled images can be read, first "
+            f"{dataset.name}: none of the {len(left_out)} sampled images can be read, first "
             f"{next(iter(left_out), 'none')}; take more of them by --images"
         )
     return ids, np.stack(squares), sha256s, left_out

@@ -5,13 +5,13 @@ All formats but Parquet can be imported again (`cache.imports`), and give the sa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from cache.describe import folder_bytes
 from cache.export.contents import Contents
 from cache.export.publish import refuse_existing, staged
 
@@ -79,11 +79,5 @@ def export_store(
         n_images=described.n_images,
         n_quarantined=len(described.quarantined),
         n_unfinished=contents.n_unfinished,
-        bytes_on_disk=_bytes_of(out),
+        bytes_on_disk=folder_bytes(out) if out.is_dir() else out.stat().st_size,
     )
-
-
-def _bytes_of(path: Path) -> int:
-    if path.is_dir():
-        return sum(_bytes_of(child) for child in path.iterdir())
-    return os.path.getsize(path)

@@ -20,7 +20,7 @@ from cache.checksums import Json, crc32c_of
 from cache.commits import Commit, read_commit
 from cache.errors import CorruptShard, StoreError
 from cache.layout import MAX_SHARD_SIZE, ArraySpec, ZarrArray
-from cache.metadata import Metadata, read_metadata, safe_id
+from cache.metadata import Metadata, is_image_row, read_metadata
 from cache.recipe import Recipe
 from cache.records import ImageRecord
 from cache.shardfile import VERIFY_HINT, DescriptorFile, ShardFile
@@ -32,7 +32,6 @@ Records = Mapping[str, np.ndarray]
 """One image's part of every array, scales included, as the store holds it."""
 
 _CRC = re.compile(r"[0-9a-f]{8}")
-_IMAGE_KEYS = ("id", "sha256", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -301,13 +300,6 @@ def _quarantined(row: Any, where: str) -> QuarantinedImage:
 
 
 def _image(row: Any, where: str) -> ImageRecord:
-    fits = (
-        isinstance(row, dict)
-        and tuple(row) == _IMAGE_KEYS
-        and isinstance(row["id"], str)
-        and isinstance(row["sha256"], str)
-        and all(row[key] is None or type(row[key]) is int for key in ("width", "height"))
-    )
-    if not fits or not safe_id(row["id"]):
+    if not is_image_row(row):
         raise StoreError(f"{where}: not an image record with a relative path without `..`")
     return ImageRecord(**row)

@@ -19,7 +19,6 @@ from cache.export.folder import read_description, write_description
 from cache.layout import IMAGES, ZarrArray
 from cache.metadata import read_file
 
-LAYOUT = "npy"
 SUFFIX = ".npy"
 _HEADER_ERRORS = (ValueError, SyntaxError, TokenError, RecursionError, MemoryError)
 """What numpy raises for a header that is none: it reads them as Python."""

@@ -16,7 +16,6 @@ import numpy as np
 from cache.errors import StoreError
 from cache.export.contents import Contents, ExportedImage, Records, unicode_id
 
-LAYOUT = "parquet"
 _BATCH = 1024
 
 

@@ -21,7 +21,6 @@ from cache.export.folder import read_description, write_description
 from cache.export.npy import SUFFIX, npy_header, read_values, values_offset
 from cache.layout import ZarrArray
 
-LAYOUT = "webdataset"
 DEFAULT_TAR_BYTES = 2**30
 _TAR = re.compile(r"features-\d{6,}\.tar")
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/")
