@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.tasks import cell, note
+from benchmarks.tasks import note, table
 from configs import Config, load_config
 from heads.evaluation.evaluate import reopen
 from heads.tasks import TASKS
@@ -289,16 +289,7 @@ def random_injection(seed: int, out: Path) -> Path:
 def markdown(question: str, task: str, found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """A table of means and half ranges, in hundredths."""
     metrics = list(next(iter(found.values()))[0])
-    lines = [
-        f"**{question}**, {task}",
-        "",
-        "| | " + " | ".join(metrics) + " |",
-        "|---|" + "---:|" * len(metrics),
-    ]
-    for name, scores in found.items():
-        cells = [cell([one[metric] for one in scores]) for metric in metrics]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+    return table(f"**{question}**, {task}", metrics, list(found.items()))
 
 
 if __name__ == "__main__":

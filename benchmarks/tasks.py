@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +65,15 @@ def markdown(task: str, results: Sequence[dict[str, Any]]) -> str:
     rows = [(first["name"], [found["metrics"] for found in results])]
     rows += [(name, [found["baselines"][name] for found in results]) for name in first["baselines"]]
     rows.append(("chance", [found["chance"] for found in results]))
-    lines = [
-        f"**{task}** by `{first['protocol']}`, n = "
-        + ", ".join(f"{found['n']:,}" for found in results),
-        "",
-        "| | " + " | ".join(metrics) + " |",
-        "|---|" + "---:|" * len(metrics),
-    ]
+    title = f"**{task}** by `{first['protocol']}`, n = "
+    return table(title + ", ".join(f"{found['n']:,}" for found in results), metrics, rows)
+
+
+def table(
+    title: str, metrics: Sequence[str], rows: Sequence[tuple[str, Sequence[Mapping[str, float]]]]
+) -> str:
+    """A title, and for each name the mean and half range of its scores, in hundredths."""
+    lines = [title, "", "| | " + " | ".join(metrics) + " |", "|---|" + "---:|" * len(metrics)]
     for name, scores in rows:
         cells = [cell([score[metric] for score in scores if metric in score]) for metric in metrics]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")

@@ -31,8 +31,8 @@ def plan_section(stage1: Stage1) -> Section:
         table(("first run", "planned", "measured"), rows, numbers=(1, 2)),
         tag(
             "p",
-            f"Per image: {cost}; the UNet runs {planned.unet_passes} times, once for each "
-            "timestep and noise draw.",
+            f"Per image: {cost}; the UNet runs once for each timestep and noise draw "
+            f"({planned.unet_passes} in all).",
             class_="soft",
         ),
     )

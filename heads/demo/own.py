@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache import FeatureStore
-from configs import Config, load_config
+from configs import Config
+from configs.schema import DatasetConfig
 from heads.demo.gallery import spread_out
 from heads.demo.records import OwnPictures
 from heads.pca import colour_maps
@@ -28,8 +29,19 @@ N_QUERIES = 6
 N_HITS = 6
 
 
+def own_config(demo: Config, folder: Path) -> Config:
+    """The demonstration's configuration with a folder of pictures in place of its world.
+
+    Raises DatasetError where the folder is not there.
+    """
+    dataset = DatasetConfig(name="folder", root=folder)
+    config = demo.model_copy(update={"dataset": dataset})
+    open_configured(config)
+    return config
+
+
 def show_own(
-    demo: Config, folder: Path, store_path: Path, run: Path, arrays: Sequence[str], images: Listener
+    config: Config, store_path: Path, run: Path, arrays: Sequence[str], images: Listener
 ) -> OwnPictures:
     """Precompute a folder of pictures as the demonstration's were, and look at them.
 
@@ -37,16 +49,17 @@ def show_own(
     pictures look for others.
 
     Args:
+        config: from `own_config`.
         store_path: where their features go.
         run: the run whose head says what is alike.
         arrays: maps that are shown.
         images: told about the progress of the precompute.
 
     Raises:
-        DatasetError: the folder is not there or holds no pictures. Otherwise as `precompute`.
+        UseError: none of the pictures can be read. Otherwise as `precompute`.
     """
-    own = load_config("demo", ["dataset=folder", f"dataset.root={folder}"]).dataset
-    config = demo.model_copy(update={"dataset": own})
+    folder = config.dataset.root
+    assert folder is not None
     started = time.perf_counter()
     report = precompute(config, store_path, listener=images)
     seconds = time.perf_counter() - started

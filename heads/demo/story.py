@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from configs import load_config
-from heads.demo.own import show_own
+from heads.demo.own import own_config, show_own
 from heads.demo.records import Demonstration
 from heads.demo.report import write_report
 from heads.demo.stage1 import run_stage1, shown_arrays
@@ -50,6 +50,7 @@ def run_demo(
     """
     started = time.perf_counter()
     config = load_config("demo", overrides)
+    own_pictures = None if pictures is None else own_config(config, pictures)
     store = out / "store"
     log("stage 1: features of every image, once")
     stage1 = run_stage1(config, store, images, log)
@@ -60,10 +61,10 @@ def run_demo(
     log("stage 2: the injection, trained live; then a new store, and the head on it")
     injection = stage2.injection()
     own = None
-    if pictures is not None:
+    if own_pictures is not None:
         log(f"your pictures: {pictures}")
         run = out / "runs" / INJECTED_TASK
-        own = show_own(config, pictures, out / "pictures", run, shown_arrays(config), images)
+        own = show_own(own_pictures, out / "pictures", run, shown_arrays(config), images)
     demonstration = Demonstration(
         stage1=stage1,
         heads=heads,

@@ -75,8 +75,7 @@ def examine(
     task = experiment.task
     log(f"evaluating {folder}: {len(task.parts.test):,} of the test part")
     learner = experiment.learner
-    fitted = task.fit(learner.describe, learner.layers)
-    run.write_fitted(fitted)
+    fitted = run.fitted(lambda: task.fit(learner.describe, learner.layers))
     describe = Remembered(learner.describe)
     score = task.evaluate(task.parts.test, describe, learner.layers, fitted)
     findings = find(Explained(experiment, fitted, describe))

@@ -13,12 +13,6 @@ CANDIDATES = 8
 
 T = TypeVar("T")
 
-HOW = (
-    "Examples are spread over the categories by a fixed rule, and then taken evenly from the best "
-    "to the worst of {n} candidates, so they flatter nobody."
-)
-"""The rule in words, for a caption."""
-
 
 def spread(items: Sequence[T], category: Callable[[T], str | None], n: int) -> list[T]:
     """At most `n` items, as equally many of each category as can be.

@@ -17,11 +17,11 @@ from heads.plots.style import (
     RIGHT,
     SMALL,
     SOFT,
-    TEXT,
     UNJUDGED,
     WRONG,
     at_least_one,
     grid_shape,
+    legend_below,
     new_figure,
     show_picture,
     shown,
@@ -53,16 +53,7 @@ def masks_figure(masks: Sequence[Mask], n_columns: int = 2) -> Figure:
             found.set_xlabel(f"IoU {100 * mask.iou:.0f} %", fontsize=SMALL, color=INK)
         else:
             found.set_xlabel(f"{mask.found.mean():.0%} of the photo", fontsize=SMALL, color=INK)
-    handles = _legend(masks)
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        frameon=False,
-        fontsize=TEXT,
-        handlelength=2.2,
-        handleheight=1.3,
-    )
+    legend_below(figure, _legend(masks), handlelength=2.2, handleheight=1.3)
     return figure
 
 

@@ -16,13 +16,13 @@ from heads.plots.style import (
     RIGHT,
     SMALL,
     SOFT,
-    TEXT,
     UNJUDGED,
     WRONG,
     at_least_one,
     bare,
     grid_shape,
     halo,
+    legend_below,
     new_figure,
     paint,
     shown,
@@ -49,14 +49,7 @@ def matches_figure(matches: Sequence[Match], n_columns: int = 2) -> Figure:
         _draw(axes, match)
     for axes in panels[len(matches) :]:
         axes.set_visible(False)
-    handles = _legend(matches)
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        frameon=False,
-        fontsize=TEXT,
-    )
+    legend_below(figure, _legend(matches))
     return figure
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import AbstractPathEffect, withStroke
@@ -62,6 +64,18 @@ class PlotError(ValueError):
 def new_figure(width: float, height: float) -> Figure:
     """An empty white figure of a size in inches that makes room for its labels."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], **shape: float) -> None:
+    """What lines and colours mean, in one row below everything; `shape` is of the handles."""
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=TEXT,
+        **shape,
+    )
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,33 +165,45 @@ class Run:
                 f"{self.best}: cannot be read ({error.strerror}); train the run first"
             ) from None
 
-    def write_fitted(self, fitted: Fitted) -> None:
-        """Keep what was fitted with the best weights. Raises OSError."""
+    def fitted(self, fit: Callable[[], Fitted]) -> Fitted:
+        """What was fitted with the best weights; fitted now, and kept, where it is not there.
+
+        Raises CheckpointError and OSError.
+        """
+        weights = self.weights_digest()
+        known = self._known_fitted(weights)
+        if known is not None:
+            return known
+        fitted = fit()
         document = {
-            "weights": self.weights_digest(),
+            "weights": weights,
             "numbers": dict(fitted.numbers),
             "classes": list(fitted.classes),
         }
         write_text(self._fitted, json.dumps(document, indent=1) + "\n")
+        return fitted
 
     def read_fitted(self, weights: str) -> Fitted:
         """What was fitted with the weights of this digest. Raises RunError where it is missing, or
         of others."""
+        fitted = self._known_fitted(weights)
+        if fitted is None:
+            raise RunError(
+                f"{self._fitted}: missing, or of other weights than {self.best.name}; "
+                f"`sketchfusion evaluate {self.folder}` writes it"
+            )
+        return fitted
+
+    def _known_fitted(self, weights: str) -> Fitted | None:
         try:
             document = json.loads(self._fitted.read_text(encoding="utf-8"))
             fitted = Fitted(
                 {str(name): float(number) for name, number in document["numbers"].items()},
                 tuple(map(str, document["classes"])),
             )
-            known = document["weights"]
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            known = None
-        if known != weights:
-            raise RunError(
-                f"{self._fitted}: missing, or of other weights than {self.best.name}; "
-                f"`sketchfusion evaluate {self.folder}` writes it"
-            )
-        return fitted
+            return None
+        return fitted if document.get("weights") == weights else None
 
     def check_split(self, parts: Parts[Any]) -> None:
         """Raise RunError unless these are the parts that the run was begun with: a result must

@@ -111,7 +111,7 @@ def train(
     state = fit(learner, run, config.train, accelerator, listener)
     if accelerator.is_main_process:
         learner.eval()
-        run.write_fitted(experiment.task.fit(learner.describe, learner.layers))
+        run.fitted(lambda: experiment.task.fit(learner.describe, learner.layers))
     injection = None
     if isinstance(learner.front, Injection):
         injection = run.injection

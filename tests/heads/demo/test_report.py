@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import cast
 
@@ -34,45 +33,10 @@ from heads.explain import Findings
 from heads.pca import colour_maps
 from heads.training.experiment import Experiment
 from heads.training.run import Run
+from tests.heads.report.page import Page
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=y>&amp;.png'
 ARRAYS = ("sd/t195/s4", "clip/tokens")
-VOID = {"meta", "img", "input", "br"}
-
-
-class _Page(HTMLParser):
-    """Every element, address and piece of text of a page; fails where tags do not match."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.addresses: list[str] = []
-        self.attributes: set[str] = set()
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
-        if name not in VOID:
-            self.open.append(name)
-        self._seen(name, attributes)
-
-    def handle_startendtag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
-        self._seen(name, attributes)
-
-    def handle_endtag(self, name: str) -> None:
-        assert self.open.pop() == name
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text += data + " "
-
-    def _seen(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(name)
-        self.attributes |= {key for key, _ in attributes}
-        self.addresses += [str(v) for key, v in attributes if key in ("src", "href")]
 
 
 def _picture(name: str, n_points: int) -> MarkedPicture:
@@ -191,7 +155,7 @@ def page(tmp_path: Path, demonstration: Demonstration) -> str:
 
 
 def test_everything_is_in_the_report(page: str) -> None:
-    read = _Page(page)
+    read = Page(page)
     expected = [
         "480 images to do, 41 MiB, about 21 s on cpu",
         "480 images computed, 2 arrays, 40 MiB written",
@@ -248,7 +212,7 @@ def test_random_weights_are_said_to_mean_nothing(
 
 
 def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
-    read = _Page(page)
+    read = Page(page)
     assert read.addresses
     assert all(address.startswith("data:image/") for address in read.addresses)
     without_pictures = re.sub(r"data:image/[a-z+]+;base64,[A-Za-z0-9+/=]*", "", page)
@@ -260,7 +224,7 @@ def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
 def test_names_cannot_break_out(page: str, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(path, _demonstration(tmp_path / "hostile", HOSTILE))
-    plain, hostile = _Page(page), _Page(path.read_text(encoding="utf-8"))
+    plain, hostile = Page(page), Page(path.read_text(encoding="utf-8"))
     assert hostile.tags == plain.tags
     assert hostile.attributes == plain.attributes
     assert HOSTILE in hostile.text
@@ -271,7 +235,7 @@ def test_a_store_that_was_there_already(tmp_path: Path, demonstration: Demonstra
     stage1 = replace(demonstration.stage1, runs=(nothing, nothing, nothing))
     path = tmp_path / "report.html"
     write_report(path, replace(demonstration, stage1=stage1))
-    text = _Page(path.read_text(encoding="utf-8")).text
+    text = Page(path.read_text(encoding="utf-8")).text
     assert "from an earlier demonstration" in text
     assert "Nothing was left to compute" in text
 
@@ -282,4 +246,4 @@ def test_a_world_without_pairs_still_gives_a_report(
     path = tmp_path / "report.html"
     stage1 = replace(demonstration.stage1, sheet=(), examples=())
     write_report(path, replace(demonstration, stage1=stage1))
-    assert "No pairs to show" in _Page(path.read_text(encoding="utf-8")).text
+    assert "No pairs to show" in Page(path.read_text(encoding="utf-8")).text

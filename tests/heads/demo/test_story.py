@@ -18,6 +18,7 @@ from heads.demo.records import MAIN_METRICS
 from heads.demo.story import run_demo
 from heads.training.trainer import TrainProgress
 from pipeline.compute import Progress
+from pipeline.datasets.base import DatasetError
 
 SIZE = 192
 OVERRIDES = [f"dataset.size={SIZE}", "extraction.workers=0", "train.epochs=1"]
@@ -142,3 +143,16 @@ def test_again_it_skips_what_is_there_and_refuses_damage(demo: Demo) -> None:
     assert images == steps == []
     assert sum("0 images computed, nothing left to do" in line for line in lines) == 3
     shard.write_bytes(sound)
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="does not exist"):
+        run_demo(
+            tmp_path / "out",
+            tmp_path / "nowhere",
+            lambda progress: None,
+            lambda progress: None,
+            lambda line: None,
+            OVERRIDES,
+        )
+    assert not (tmp_path / "out").exists()

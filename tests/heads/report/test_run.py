@@ -9,7 +9,6 @@ import json
 import re
 import shlex
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -26,49 +25,15 @@ from heads.report.run import run_sections, write_run_report
 from heads.report.training import reproduce_section
 from heads.training.run import Run
 from tests.heads.conftest import Runs
+from tests.heads.report.page import Page
 from tests.heads.worlds import World, assert_equal_weights, ok
 
-_VOID = {"img", "input", "meta"}
 
-
-class _Page(HTMLParser):
-    """Collects a page's text, attributes and pictures; raises where its elements do not nest."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.addresses: list[str] = []
-        self.alts: list[str] = []
-        self.feed(page)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        named = dict(attributes)
-        self.addresses += [named[key] or "" for key in ("src", "href") if key in named]
-        if tag == "img":
-            self.alts.append(named["alt"] or "")
-        if tag not in _VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in _VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.words)
-
-
-def page_of(path: Path) -> _Page:
+def page_of(path: Path) -> Page:
     """A page that stands alone."""
     text = path.read_text(encoding="utf-8")
     assert len(text) < 3 * 2**20
-    page = _Page(text)
+    page = Page(text)
     assert all(address.startswith("data:image/") for address in page.addresses)
     assert "url(" not in text and "@import" not in text and "<script" not in text
     return page
