@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _ROUNDING = 1e-24
-"""Variance of a channel, as a share of its mean square, below which it is constant."""
+"""Variance of a map, as a share of its mean square, up to which it is constant."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,24 @@ def power_spectra(maps: np.ndarray) -> np.ndarray:
     values = values - (values * window).sum((2, 3), keepdims=True) / window.sum()
     window /= np.sqrt(np.square(window).mean())
     transformed = np.fft.fft2(values * window) / (height * width)
-    return np.square(np.abs(transformed))
+    powers = np.square(np.abs(transformed))
+    # What is left of a constant map is rounding, and no signal.
+    squares = np.square(maps.astype(np.float64)).mean((2, 3))
+    powers[powers.sum((2, 3)) <= _ROUNDING * squares] = 0
+    return powers
 
 
-def radial_spectrum(powers: np.ndarray, squares: float | np.ndarray = 0.0) -> Spectrum:
+def radial_spectrum(powers: np.ndarray) -> Spectrum:
     """Power over the distance from frequency 0, of `power_spectra` summed over images [C, h, w].
 
-    `squares` [C] are the channels' mean squares, summed alike: a channel that varies by less than
-    their rounding is constant. Raises `ValueError` for maps of one cell, which have no frequencies.
+    Raises `ValueError` for maps of one cell, which have no frequencies.
     """
     height, width = powers.shape[1:]
     if min(height, width) < 2:
         raise ValueError(f"a map of {height} x {width} cells has no frequencies")
     # Channels differ in scale by orders of magnitude: each is divided by its own variance.
     variances = powers.sum((1, 2), keepdims=True)
-    alive = variances[:, 0, 0] > _ROUNDING * squares
+    alive = variances[:, 0, 0] > 0
     shares = powers[alive] / variances[alive]
     mean = shares.mean(0) if len(shares) else np.zeros((height, width))
     distances = radii(height, width)

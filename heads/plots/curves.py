@@ -16,6 +16,7 @@ from heads.plots.style import (
     SMALL,
     SOFT,
     TEXT,
+    PlotError,
     at_least_one,
     new_figure,
     plain,
@@ -32,9 +33,9 @@ Curve = Sequence[Mapping[str, Any]]
 def curves_figure(curves: Mapping[str, Curve], metric: str | None = None) -> Figure:
     """Loss and validation over optimiser steps, by name of the run.
 
-    Of one run all metrics are shown; of several only `metric`, by default the first that all of
-    them have, or, where there is none, the first of each. Raises PlotError where no run has a
-    line.
+    Of one run all metrics are shown by default; of several only `metric`, by default the first that
+    all of them have, or, where there is none, the first of each. Raises PlotError where no run has
+    a line, or none has the metric.
     """
     known = {name: curve for name, curve in curves.items() if curve}
     at_least_one("curves (nothing is logged yet)", len(known))
@@ -51,7 +52,14 @@ def curves_figure(curves: Mapping[str, Curve], metric: str | None = None) -> Fig
     validations = {
         name: [line for line in curve if "validation" in line] for name, curve in known.items()
     }
-    if len(known) == 1:
+    metrics = {
+        name for lines in validations.values() for line in lines for name in line["validation"]
+    }
+    if metric is not None and metric not in metrics:
+        raise PlotError(
+            f"no validation metric {metric}; there are {', '.join(sorted(metrics)) or 'none'}"
+        )
+    if len(known) == 1 and metric is None:
         (lines,) = validations.values()
         for number, name in enumerate(lines[0]["validation"] if lines else ()):
             _line(right, _values(lines, name), number, name)

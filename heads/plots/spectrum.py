@@ -26,8 +26,6 @@ class SpectrumMeter:
 
     def __init__(self) -> None:
         self._powers: np.ndarray | None = None
-        self._squares: float | np.ndarray = 0.0
-        self._n = 0
 
     def update(self, maps: np.ndarray) -> None:
         """Count maps [B, C, h, w]. Raises `ValueError` for another shape, or a single cell."""
@@ -37,14 +35,12 @@ class SpectrumMeter:
         if self._powers is not None and self._powers.shape != powers.shape:
             raise ValueError(f"maps {list(maps.shape[1:])} after {list(self._powers.shape)}")
         self._powers = powers if self._powers is None else self._powers + powers
-        self._squares += np.square(maps.astype(np.float64)).sum((0, 2, 3)) / maps[0, 0].size
-        self._n += len(maps)
 
     def result(self) -> Spectrum:
         """Everything counted so far. Raises `ValueError` before the first map."""
         if self._powers is None:
             raise ValueError("no map to take a spectrum of")
-        return radial_spectrum(self._powers, self._squares)
+        return radial_spectrum(self._powers)
 
 
 def spectrum_figure(spectra: Mapping[str, Spectrum]) -> Figure:
@@ -84,8 +80,3 @@ def spectrum_figure(spectra: Mapping[str, Spectrum]) -> Figure:
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure
-
-
-def _hann(n: int) -> np.ndarray:
-    """The Hann window at the centres of n cells: zero at the edges of the image, not in a cell."""
-    return np.square(np.sin(np.pi * (np.arange(n) + 0.5) / n))

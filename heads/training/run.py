@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -197,13 +198,14 @@ class Run:
     def _known_fitted(self, weights: str) -> Fitted | None:
         try:
             document = json.loads(self._fitted.read_text(encoding="utf-8"))
-            fitted = Fitted(
-                {str(name): float(number) for name, number in document["numbers"].items()},
-                tuple(map(str, document["classes"])),
-            )
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            numbers = {str(name): float(number) for name, number in document["numbers"].items()}
+            fitted = Fitted(numbers, tuple(map(str, document["classes"])))
+            fits = document["weights"] == weights and all(map(math.isfinite, numbers.values()))
+        except (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError):
             return None
-        return fitted if document.get("weights") == weights else None
+        except RecursionError:
+            return None
+        return fitted if fits else None
 
     def check_split(self, parts: Parts[Any]) -> None:
         """Raise RunError unless these are the parts that the run was begun with: a result must
@@ -240,7 +242,7 @@ class Run:
                 entry = json.loads(line)
             except (ValueError, RecursionError):
                 continue  # The last line of a run that was killed while it wrote.
-            if isinstance(entry, dict) and all(type(entry.get(k)) is int for k in _COUNTERS):
+            if isinstance(entry, dict) and _is_curve_line(entry):
                 entries.append(entry)
         return entries
 
@@ -253,6 +255,18 @@ class Run:
             if entry["step"] <= step and ("validation" not in entry or entry["epoch"] <= epoch)
         ]
         write_text(self._metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
+
+
+def _is_curve_line(entry: Mapping[str, Any]) -> bool:
+    """Whether a line counts steps and epochs, and what it measured is numbers."""
+    validation = entry.get("validation", {})
+    return (
+        all(type(entry.get(counter)) is int for counter in _COUNTERS)
+        and isinstance(validation, dict)
+        and all(
+            type(value) in (int, float) for value in (entry.get("loss", 0), *validation.values())
+        )
+    )
 
 
 def dump_config(config: Config) -> str:

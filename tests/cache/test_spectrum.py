@@ -36,6 +36,14 @@ def test_channels_count_the_same_whatever_their_scale():
     assert power == pytest.approx(np.mean(ours, axis=0), rel=1e-6)
 
 
+def test_a_constant_channel_that_rounds_is_no_signal():
+    noise = np.random.default_rng(2).standard_normal((4, 3, 16, 16))
+    constant = np.full((4, 1, 16, 16), np.float16(0.1), np.float64)
+    maps = np.concatenate([noise, constant], axis=1)
+    found = radial_spectrum(power_spectra(maps).sum(0))
+    assert found.power == pytest.approx(radial_spectrum(power_spectra(noise).sum(0)).power)
+
+
 def test_one_cell_has_no_frequencies():
     with pytest.raises(ValueError, match="no frequencies"):
         radial_spectrum(np.ones((3, 1, 4)))

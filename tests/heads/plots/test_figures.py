@@ -225,6 +225,17 @@ def test_curves_of_different_tasks_name_their_metric() -> None:
     assert list(right) == ["x: a", "y: b"]
 
 
+def test_a_metric_that_nobody_has_is_refused_and_the_known_ones_named() -> None:
+    for runs in ({"x": curve({"a": 0.1})}, {"x": curve({"a": 0.1}), "y": curve({"b": 0.4})}):
+        with pytest.raises(PlotError, match="no validation metric c; there are a"):
+            curves_figure(runs, "c")
+
+
+def test_one_metric_of_one_run() -> None:
+    _, right = drawn(curves_figure({"x": curve({"a": 0.1, "b": 0.2})}, "b"))
+    assert list(right.values()) == [([10], [20.0])]
+
+
 def test_a_hairs_breadth_does_not_look_like_a_leap() -> None:
     low, high = curves_figure({"x": curve({"a": 0.5}, {"a": 0.5001})}).axes[1].get_ylim()
     assert low < 50 < high and high - low == pytest.approx(5)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from cache import FeatureStore
 from configs import load_config
 from heads.training import trainer
-from heads.training.run import Run
+from heads.training.run import Run, open_run
 from heads.training.train import train
 from tests import tiny
 from tests.heads.worlds import (
@@ -310,6 +310,20 @@ def test_a_damaged_folder_is_one_line(
         (copied / name).write_text(content)
     line = complaint("evaluate", copied)
     assert str(copied) in line
+
+
+def test_lines_of_a_curve_that_nobody_wrote_are_left_out(copied: Path) -> None:
+    run = open_run(copied)
+    before = run.curve()
+    with (copied / "metrics.jsonl").open("a") as file:
+        for entry in (
+            '"validation": 5',
+            '"validation": {"map@all": "high"}',
+            '"loss": "a"',
+            '"loss": null',
+        ):
+            file.write(f'{{"step": 1, "epoch": 1, {entry}}}\n')
+    assert run.curve() == before
 
 
 def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:

@@ -227,7 +227,10 @@ def test_what_was_fitted_belongs_to_the_weights(world: World, runs: Open, tmp_pa
     assert document["numbers"] == pytest.approx(threshold)
     # Further training gives other weights: the old threshold is not theirs.
     document["weights"] = "0" * 64
-    for text in (json.dumps(document), "{}", "[1]", "cut off {", None):
+    hostile = json.dumps(document | {"weights": run.weights_digest(), "numbers": {"threshold": 0}})
+    hostile_numbers = [hostile.replace(": 0}", f": {text}}}") for text in ("9" * 400, "NaN")]
+    others = ("{}", "[1]", "[" * 100_000, "cut off {", None)
+    for text in (json.dumps(document), *hostile_numbers, *others):
         if text is None:
             (run.folder / "fitted.json").unlink()
         else:
