@@ -13,6 +13,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def _sites(name: str, chosen: Sequence[str], label: str, folder: Path, rounds: i
     table = Table(f"a live step, trained: {label}", _work(config), rows)
     gain = table.speed("from the stored prefix", "from the latents")
     notes = [f"the stored prefix makes a step {gain:.2f} times as fast; KiB are an image's"]
-    return Table(table.title, table.work, rows, notes=notes)
+    return replace(table, notes=notes)
 
 
 def _draws(name: str, chosen: Sequence[str], folder: Path, rounds: int) -> Table:

@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def _warm(formats: Sequence[Format], n_images: int, rounds: int) -> Table:
         Target("x zarr-python", 5, table.speed("this store", "zarr-python")),
         Target("x one .pt an image", 3, table.speed("this store", "one .pt an image")),
     ]
-    return Table(table.title, table.work, table.rows, targets)
+    return replace(table, targets=targets)
 
 
 def _cold(formats: Sequence[Format], n_images: int, rounds: int) -> Table:
@@ -143,7 +144,7 @@ def _few(formats: Sequence[Format], n_images: int, rounds: int) -> Iterator[Tabl
     ):
         table = _table(title, formats, seconds)
         targets = [Target("this store, x memmap", bound, table.speed("this store"))]
-        yield Table(table.title, table.work, table.rows, targets)
+        yield replace(table, targets=targets)
 
 
 def _per_batch(

@@ -19,6 +19,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -337,7 +338,7 @@ def _retrieval(n_gallery: int, rounds: int) -> list[Table]:
     table = Table("search, a single query", f"a query among {work}", rows)
     pace = 1 / table.speed("exact search")
     targets = [Target("a query / one pass over the gallery", 1.5, pace, at_most=True)]
-    return [*tables, Table(table.title, table.work, rows, targets)]
+    return [*tables, replace(table, targets=targets)]
 
 
 if __name__ == "__main__":

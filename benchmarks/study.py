@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.tasks import note, table
 from configs import Config, load_config
-from heads.evaluation.evaluate import reopen
+from heads.evaluation.evaluate import reopen, score_run
 from heads.tasks import TASKS
 from heads.training.cycle import train_cycle
 from heads.training.run import Run
@@ -238,9 +238,7 @@ def score(task: str, variant: Variant, world: World, out: Path) -> dict[str, flo
 
 def test_metrics(run: Run) -> dict[str, float]:
     """The run's own, without baselines."""
-    experiment = reopen(run, lambda line: None)
-    task, learner = experiment.task, experiment.learner
-    return dict(task.score(task.parts.test, learner.describe, learner.layers).metrics)
+    return dict(score_run(run, reopen(run, lambda line: None)).metrics)
 
 
 def configuration(task: str, variant: Variant, world: World, out: Path) -> Config:

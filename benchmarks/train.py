@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,7 @@ class _Pair:
             ),
         ]
         notes = ["released: the prompt is not encoded here (nano has no text encoder)"]
-        return Table(table.title, table.work, table.rows, targets, notes)
+        return replace(table, targets=targets, notes=notes)
 
     def image(self, rounds: int) -> Table:
         """The table of one image's features."""

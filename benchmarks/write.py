@@ -15,6 +15,7 @@ import sys
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain, cycle, islice
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def measure(
         Target("held by the writer, of a shard", 0.25, held["this store"] / shard, at_most=True),
     ]
     settings = {"images": n_images, "rounds": rounds, "shrink": shrink}
-    return Report("write", settings, [Table("writing", work, rows, targets)])
+    return Report("write", settings, [replace(table, targets=targets)])
 
 
 def peak_bytes(run: Callable[[], None]) -> int:

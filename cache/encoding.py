@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -96,3 +98,18 @@ def _quantised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def dequantise(values: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
     """Write int8 values [C, H, W] times scales [C] into a float32 array of the same shape."""
     np.multiply(values, scale[:, None, None], out=out)
+
+
+def as_stored(spec: ArraySpec, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Float32 features [B, ...] of images of these names as a store gives them back.
+
+    Raises NonFiniteError where it could not hold them.
+    """
+    encode, read = Encoder(spec), np.empty(values.shape, np.float32)
+    for target, value, name in zip(read, values, names, strict=True):
+        record, *scale = encode(value, name)
+        if scale:
+            dequantise(record, scale[0], out=target)
+        else:
+            target[...] = record
+    return read

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cache import ArraySpec, NonFiniteError
-from cache.encoding import Encoder, dequantise
+from cache.encoding import as_stored
 from cache.units import printable
 from configs import Config
 from pipeline.checkpoints import one_line
@@ -208,18 +208,10 @@ def loss(values: np.ndarray, reference: np.ndarray) -> Loss:
 
 def round_trip(features: np.ndarray, spec: ArraySpec, ids: Sequence[str]) -> np.ndarray | None:
     """Float32 features [B, ...] as a store gives them back; None where it refuses one."""
-    encode = Encoder(spec)
-    back = np.empty(features.shape, np.float32)
-    for values, image_id, out in zip(features, ids, back, strict=True):
-        try:
-            record, *scale = encode(values, image_id)
-        except NonFiniteError:
-            return None
-        if scale:
-            dequantise(record, scale[0], out)
-        else:
-            out[...] = record
-    return back
+    try:
+        return as_stored(spec, features, ids)
+    except NonFiniteError:
+        return None
 
 
 def _with(config: Config, **keys: str) -> Config:

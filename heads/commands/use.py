@@ -231,6 +231,7 @@ def segment(
 
     Prints the share of each photo that was found, and the mean cosine there with the sketch.
     """
+    from heads.tasks.segmentation import THRESHOLD
     from heads.use import load_picture, load_pictures, picture_files, save_mask
     from heads.use import segment as find
 
@@ -248,7 +249,7 @@ def segment(
             click.echo(f"{found.share:6.1%}  {cosine:>6}  {_shown(photo.name)}")
     if as_json:
         _print_json(
-            run, sketch=str(sketch), threshold=trained.fitted.numbers["threshold"], photos=listed
+            run, sketch=str(sketch), threshold=trained.fitted.numbers[THRESHOLD], photos=listed
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 
@@ -12,8 +11,6 @@ from cache import FeatureStore
 from heads.demo.records import MarkedPicture, PicturePair
 from heads.pca import colour_maps
 from pipeline.datasets.base import Dataset, Pair
-
-T = TypeVar("T")
 
 
 def one_pair_per_category(pairs: Sequence[Pair], readable: Sequence[str]) -> list[Pair]:
@@ -24,12 +21,6 @@ def one_pair_per_category(pairs: Sequence[Pair], readable: Sequence[str]) -> lis
         if pair.category not in first and {pair.sketch, pair.photo} <= known:
             first[pair.category] = pair
     return list(first.values())
-
-
-def spread_out(items: Sequence[T], n_wanted: int) -> list[T]:
-    """At most `n_wanted` items, evenly spaced, the first among them."""
-    n = min(n_wanted, len(items))
-    return [items[i * len(items) // n] for i in range(n)]
 
 
 def picture_pair(dataset: Dataset, pair: Pair) -> PicturePair:

@@ -9,17 +9,15 @@ from pathlib import Path
 from cache import FeatureStore
 from configs import Config
 from configs.schema import DatasetConfig
-from heads.demo.gallery import spread_out
 from heads.demo.records import OwnPictures
-from heads.pca import colour_maps
-from heads.plots.maps import MappedImages
-from heads.plots.records import Picture, Ranking
+from heads.explain.choosing import evenly
+from heads.explain.features import mapped_group
+from heads.plots.records import Ranking
 from heads.use.gallery import is_photo
 from heads.use.pictures import UseError, load_picture
 from heads.use.retrieve import open_gallery
 from heads.use.trained import open_trained
 from pipeline.compute import Listener
-from pipeline.datasets.base import Dataset
 from pipeline.job import open_configured
 from pipeline.precompute import precompute
 
@@ -73,19 +71,8 @@ def show_own(
         n_pictures=len(ids),
         quarantined=report.quarantined,
         seconds=seconds,
-        mapped=_mapped(store, dataset, spread_out(ids, N_MAPPED), arrays),
+        mapped=mapped_group(store, dataset, evenly(ids, N_MAPPED), arrays),
         rankings=_alike(run, store_path, folder, ids),
-    )
-
-
-def _mapped(
-    store: FeatureStore, dataset: Dataset, ids: Sequence[str], arrays: Sequence[str]
-) -> MappedImages:
-    features = store.read(ids, arrays)
-    return MappedImages(
-        names=tuple(ids),
-        maps={name: colour_maps(list(values.float().numpy())) for name, values in features.items()},
-        pictures=tuple(Picture(i, dataset.decode(i, dataset.read(i))) for i in ids),
     )
 
 
@@ -97,7 +84,7 @@ def _alike(run: Path, store_path: Path, folder: Path, ids: Sequence[str]) -> tup
         return ()
     gallery = open_gallery(open_trained(run), store_path)
     results = []
-    for image_id in spread_out(sketches or photos, N_QUERIES):
+    for image_id in evenly(sketches or photos, N_QUERIES):
         query = load_picture(folder / image_id)
         found = [photo for photo in gallery.search(query, N_HITS + 1) if photo.id != image_id]
         results.append((query, found[:N_HITS]))

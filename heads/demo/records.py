@@ -13,6 +13,7 @@ from heads.evaluation.evaluate import Examined
 from heads.pca import ColourMaps
 from heads.plots.maps import MappedImages
 from heads.plots.records import Ranking
+from heads.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -151,16 +152,7 @@ class TrainedHead:
     @property
     def main_metric(self) -> str:
         """The metric that stands for the task where there is room for one."""
-        return MAIN_METRICS[self.task]
-
-
-MAIN_METRICS = {
-    "correspondence": "pck@10",
-    "retrieval": "map@all",
-    "fine_grained": "acc@1",
-    "recognition": "acc@1",
-    "segmentation": "miou",
-}
+        return TASKS[self.task].monitor
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from cache import (
 )
 from cache.units import human_bytes
 from configs import Config
-from heads.demo.gallery import mapped_pair, one_pair_per_category, picture_pair, spread_out
+from heads.demo.gallery import mapped_pair, one_pair_per_category, picture_pair
 from heads.demo.measure import Compute, Prepare, compare_with_zarr, data_files, measure_reading
 from heads.demo.records import Planned, Precomputed, Stage1
 from heads.demo.words import duration, expected, outcome
+from heads.explain.choosing import evenly
 from heads.training.experiment import Log
 from pipeline.arrays import CLIP_TOKENS, layer_array
 from pipeline.backbone import load_backbone
@@ -79,7 +80,7 @@ def run_stage1(config: Config, store_path: Path, listener: Listener, log: Log) -
         timestep=config.extraction.timesteps[-1],
         sheet=tuple(picture_pair(dataset, pair) for pair in pairs),
         examples=tuple(
-            mapped_pair(dataset, pair, store, shown) for pair in spread_out(pairs, N_EXAMPLES)
+            mapped_pair(dataset, pair, store, shown) for pair in evenly(pairs, N_EXAMPLES)
         ),
     )
 

@@ -12,10 +12,11 @@ from cache import FeatureStore
 from configs import Config
 from heads.evaluation.baselines import find_baselines, score_baseline, score_floors
 from heads.evaluation.result import Evaluation
+from heads.evaluation.table import protocol_in_words
 from heads.explain import Explained, Findings, Remembered, find
 from heads.protocols import Score
 from heads.report.run import write_run_report
-from heads.tasks import Task
+from heads.tasks import Fitted, Task
 from heads.training.accelerator import open_accelerator
 from heads.training.checkpoint import load_facts, write_text
 from heads.training.experiment import Experiment, Log, open_experiment
@@ -75,7 +76,7 @@ def examine(
     task = experiment.task
     log(f"evaluating {folder}: {len(task.parts.test):,} of the test part")
     learner = experiment.learner
-    fitted = run.fitted(lambda: task.fit(learner.describe, learner.layers))
+    fitted = fitted_of(run, experiment)
     describe = Remembered(learner.describe)
     score = task.evaluate(task.parts.test, describe, learner.layers, fitted)
     findings = find(Explained(experiment, fitted, describe))
@@ -139,6 +140,19 @@ def reopen(run: Run, log: Log) -> Experiment:
     return experiment
 
 
+def fitted_of(run: Run, experiment: Experiment) -> Fitted:
+    """What the run keeps beside its weights; fitted now where it does not. Raises OSError."""
+    task, learner = experiment.task, experiment.learner
+    return run.fitted(lambda: task.fit(learner.describe, learner.layers))
+
+
+def score_run(run: Run, experiment: Experiment) -> Score:
+    """The test score of a reopened run, without anything beside it."""
+    task, learner = experiment.task, experiment.learner
+    fitted = fitted_of(run, experiment)
+    return task.evaluate(task.parts.test, learner.describe, learner.layers, fitted)
+
+
 def run_name(config: Config) -> str:
     """What a run is called beside others: the paper's name for what it trains."""
     train = config.train
@@ -169,16 +183,12 @@ def _score_beside(run: Run, experiment: Experiment, log: Log) -> tuple[str, Scor
     if other.task.parts.test.ids != task.parts.test.ids:
         raise RunError(f"{run.folder}: was tested on other images; train it on the same stores")
     log(f"evaluating {run.folder}")
-    learner = other.learner
-    return run_name(other.config), other.task.score(
-        other.task.parts.test, learner.describe, learner.layers
-    )
+    return run_name(other.config), score_run(run, other)
 
 
 def _counting(task: Task[Any, Any]) -> str:
     """A task, its protocol and the protocol's variants, in words."""
-    variants = ", ".join(f"{key} {value}" for key, value in task.protocol.variants.items())
-    return f"{task.name} by {task.protocol.name}" + (f" ({variants})" if variants else "")
+    return f"{task.name} by {protocol_in_words(task.protocol.name, task.protocol.variants)}"
 
 
 def _tested(experiment: Experiment) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from heads.evaluation.result import Evaluation
 
@@ -18,8 +18,7 @@ def rows_of(evaluation: Evaluation) -> list[tuple[str, dict[str, float]]]:
 
 def text_table(evaluation: Evaluation) -> str:
     """The table with its protocol above and its notes below; metrics in hundredths."""
-    variants = ", ".join(f"{key} {value}" for key, value in evaluation.variants.items())
-    protocol = f"{evaluation.protocol} ({variants})" if variants else evaluation.protocol
+    protocol = protocol_in_words(evaluation.protocol, evaluation.variants)
     title = f"{evaluation.task} by {protocol}, {evaluation.split} part, n = {evaluation.n:,}"
     names = list(evaluation.metrics)
     rows = [["", *names]]
@@ -29,6 +28,12 @@ def text_table(evaluation: Evaluation) -> str:
     lines += [f"{key}: {percent(value)}" for key, value in evaluation.beside.items()]
     lines += [f"no {name}: {why}" for name, why in evaluation.missing.items()]
     return "\n".join([*lines, *evaluation.notes])
+
+
+def protocol_in_words(name: str, variants: Mapping[str, str]) -> str:
+    """A protocol's name and its variants."""
+    words = ", ".join(f"{key} {value}" for key, value in variants.items())
+    return f"{name} ({words})" if words else name
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -27,9 +27,14 @@ def spread(items: Sequence[T], category: Callable[[T], str | None], n: int) -> l
     chosen: list[T] = []
     for members in rounds.values():
         members.sort(key=lambda item: category(item) or "")
-        room = min(n - len(chosen), len(members))
-        chosen += [members[i * len(members) // room] for i in range(room)]
+        chosen += evenly(members, n - len(chosen))
     return chosen
+
+
+def evenly(items: Sequence[T], n: int) -> list[T]:
+    """At most `n` items at equal distances, the first among them."""
+    n = min(n, len(items))
+    return [items[i * len(items) // n] for i in range(n)]
 
 
 def best_to_worst(items: Sequence[T], scores: Sequence[float], n: int) -> list[T]:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from cache import FeatureStore
 from cache.spectrum import Spectrum
-from heads.explain.choosing import spread
-from heads.explain.opened import Explained, ExplainError
+from heads.explain.choosing import evenly, spread
+from heads.explain.opened import Explained, ExplainError, read_picture
 from heads.pca import colour_maps
 from heads.plots import MappedImages, SpectrumMeter
-from heads.plots.records import Picture
 from pipeline.arrays import LATENT
 from pipeline.datasets.base import Dataset
 
@@ -30,15 +29,22 @@ def mapped_images(
     """
     names = map_arrays(store)
     groups = [tuple(ids)] if ids else _pairs(store, dataset, names, n)
-    mapped = []
-    for group in groups:
-        maps = {
-            name: colour_maps(list(values.float().numpy()))
-            for name, values in store.read(group, names).items()
-        }
-        pictures = () if dataset is None else tuple(_picture(dataset, i) for i in group)
-        mapped.append(MappedImages(group, maps, pictures))
-    return mapped
+    return [mapped_group(store, dataset, group, names) for group in groups]
+
+
+def mapped_group(
+    store: FeatureStore, dataset: Dataset | None, ids: Sequence[str], names: Sequence[str]
+) -> MappedImages:
+    """Maps of these images in colours that they share; pictures where there is a dataset.
+
+    Raises StoreError for an unknown image, and OSError, DatasetError or ImageError for a picture.
+    """
+    maps = {
+        name: colour_maps(list(values.float().numpy()))
+        for name, values in store.read(ids, names).items()
+    }
+    pictures = () if dataset is None else tuple(read_picture(dataset, name) for name in ids)
+    return MappedImages(tuple(ids), maps, pictures)
 
 
 def store_spectra(store: FeatureStore, n: int) -> dict[str, Spectrum]:
@@ -47,7 +53,7 @@ def store_spectra(store: FeatureStore, n: int) -> dict[str, Spectrum]:
     Raises ExplainError for a store without maps.
     """
     names = map_arrays(store)
-    chosen = _evenly(store.readable(names), n)
+    chosen = evenly(store.readable(names), n)
     meters = {name: SpectrumMeter() for name in names}
     for start in range(0, len(chosen), _AT_ONCE):
         for name, values in store.read(chosen[start : start + _AT_ONCE], names).items():
@@ -60,7 +66,7 @@ def run_spectra(explained: Explained, n: int) -> dict[str, Spectrum]:
     part, at equal distances in their order."""
     source = explained.experiment.source
     names = [name for name, shape in source.shapes.items() if _has_cells(shape)]
-    chosen = _evenly(explained.experiment.task.parts.test.ids, n)
+    chosen = evenly(explained.experiment.task.parts.test.ids, n)
     meters = {name: SpectrumMeter() for name in (*names, FUSED)}
     for start in range(0, len(chosen), _AT_ONCE):
         ids = chosen[start : start + _AT_ONCE]
@@ -101,14 +107,5 @@ def _pairs(
     return [(pair.sketch, pair.photo) for pair in spread(pairs, lambda pair: pair.category, n)]
 
 
-def _picture(dataset: Dataset, image_id: str) -> Picture:
-    return Picture(image_id, dataset.decode(image_id, dataset.read(image_id)))
-
-
 def _has_cells(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and min(shape[1:]) > 1
-
-
-def _evenly(ids: Sequence[str], n: int) -> list[str]:
-    n = min(n, len(ids))
-    return [ids[i * len(ids) // n] for i in range(n)]

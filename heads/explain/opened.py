@@ -13,6 +13,7 @@ from heads.plots.records import Picture
 from heads.tasks import Describe, Fitted
 from heads.tasks.base import pooled_descriptors
 from heads.training.experiment import Experiment
+from pipeline.datasets.base import Dataset
 
 
 class ExplainError(ValueError):
@@ -56,8 +57,7 @@ class Explained:
 
     def picture(self, image_id: str) -> Picture:
         """An image of the dataset as decoded. Raises OSError, DatasetError or ImageError."""
-        dataset = self.experiment.dataset
-        return Picture(image_id, dataset.decode(image_id, dataset.read(image_id)))
+        return read_picture(self.experiment.dataset, image_id)
 
     def mixing(self) -> dict[str, float]:
         """Each array's share in the aggregated descriptor. Raises ExplainError where it is none."""
@@ -68,3 +68,8 @@ class Explained:
                 "(train.aggregation=linear)"
             )
         return aggregation.mixing_weights()
+
+
+def read_picture(dataset: Dataset, image_id: str) -> Picture:
+    """An image as decoded. Raises OSError, DatasetError or ImageError."""
+    return Picture(image_id, dataset.decode(image_id, dataset.read(image_id)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from heads.explain.choosing import CANDIDATES, best_to_worst, named, spread
@@ -47,14 +48,14 @@ def find_masks(explained: Explained, n: int, ids: Sequence[str] = ()) -> list[Ma
 
 def _one_each(part: SegmentationPart) -> list[tuple[str, str, str]]:
     """Every photo once, each with another sketch of its category while there are some."""
-    combinations: dict[str, list[tuple[str, str, str]]] = {}
-    n_seen: dict[str, int] = {}
-    for sketch, photo, category in part.combinations():
-        combinations.setdefault(photo, []).append((sketch, photo, category))
+    sketches: dict[str, list[str]] = defaultdict(list)
+    for sketch, category in zip(part.queries, part.query_categories, strict=True):
+        sketches[category].append(sketch)
+    n_seen: Counter[str] = Counter()
     chosen = []
-    for members in combinations.values():
-        category = members[0][2]
-        place = n_seen.get(category, 0)
-        n_seen[category] = place + 1
-        chosen.append(members[place % len(members)])
+    for photo, category in zip(part.gallery, part.gallery_categories, strict=True):
+        own = sketches.get(category)
+        if own:
+            chosen.append((own[n_seen[category] % len(own)], photo, category))
+            n_seen[category] += 1
     return chosen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from heads.evaluation.result import Evaluation
-from heads.evaluation.table import percent, rows_of
+from heads.evaluation.table import percent, protocol_in_words, rows_of
 from heads.report.markup import Html, join, tag
 from heads.report.page import Section, table
 
@@ -77,17 +77,11 @@ def results_table(evaluation: Evaluation) -> Html:
         tag(
             "p",
             "Protocol ",
-            tag("strong", protocol_in_words(evaluation)),
+            tag("strong", protocol_in_words(evaluation.protocol, evaluation.variants)),
             f", {evaluation.n:,} {COUNTED[evaluation.task]}.",
             class_="soft",
         ),
     )
-
-
-def protocol_in_words(evaluation: Evaluation) -> str:
-    """The protocol's name and variants."""
-    variants = ", ".join(f"{key} {value}" for key, value in evaluation.variants.items())
-    return f"{evaluation.protocol} ({variants})" if variants else evaluation.protocol
 
 
 def _list(lines: list[str]) -> Html:

@@ -38,6 +38,16 @@ class RunError(ValueError):
     """A run's folder that cannot be used as asked; the message says why and what to do."""
 
 
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
+"""What a document that nobody wrote may raise while it is taken apart."""
 _COUNTERS = ("step", "epoch")
 """What every line of the curve has."""
 
@@ -201,9 +211,7 @@ class Run:
             numbers = {str(name): float(number) for name, number in document["numbers"].items()}
             fitted = Fitted(numbers, tuple(map(str, document["classes"])))
             fits = document["weights"] == weights and all(map(math.isfinite, numbers.values()))
-        except (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError):
-            return None
-        except RecursionError:
+        except _UNREADABLE:
             return None
         return fitted if fits else None
 

@@ -18,7 +18,7 @@ from heads.use.trained import Trained
 from pipeline.collection import scan
 from pipeline.datasets import open_dataset
 from pipeline.datasets.base import Dataset
-from pipeline.datasets.files import domain_of
+from pipeline.datasets.files import first_domain
 from pipeline.job import open_configured
 from pipeline.loader import RowBatch, auto_workers, load_squares
 
@@ -124,5 +124,4 @@ class PhotoFolder:
 
 def is_photo(image_id: str) -> bool:
     """Whether an id is a photo's: no folder says otherwise, the first that says anything."""
-    domains = [domain for part in image_id.split("/")[:-1] if (domain := domain_of(part))]
-    return domains[:1] != ["sketch"]
+    return first_domain(image_id.split("/")[:-1]) != "sketch"

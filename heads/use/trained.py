@@ -11,6 +11,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from cache import ArraySpec, Recipe
-from cache.encoding import Encoder, dequantise
+from cache.encoding import as_stored
 from configs import Config
 from heads.aggregation import Descriptors
 from heads.frame import Frame
 from heads.tasks import Fitted
+from heads.training.experiment import trains_backbone
 from heads.training.learner import build_aggregation, describe_maps
 from heads.training.reading import configured_arrays
 from heads.training.run import Run, RunError, open_run
@@ -62,6 +64,9 @@ class Trained:
         self.restore(self.head, "aggregation")
         if self.config.train.finetune:
             self._restore_unet()
+        # What is in front of the head is in the networks now, and may be a whole UNet.
+        head = {n: t for n, t in self._checkpoint.tensors.items() if not n.startswith("front.")}
+        self._checkpoint = replace(self._checkpoint, tensors=head)
         self._known: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -130,7 +135,9 @@ class Trained:
         """Descriptors of uint8 squares [B, 3, R, R] of pictures with these content hashes."""
         computed = self.extractor(squares, sha256s, self.arrays)
         maps = {
-            name: _as_stored(self._specs[name], values, sha256s).to(self.extractor.device)
+            name: torch.from_numpy(as_stored(self._specs[name], values, sha256s)).to(
+                self.extractor.device
+            )
             for name, values in computed.items()
         }
         return describe_maps(self.head, maps)
@@ -170,12 +177,8 @@ def open_trained(folder: str | Path, log: Log = lambda line: None) -> Trained:
     config = run.config()
     log(f"loading backbone {config.backbone.label}")
     networks = load_networks(_for_use(config, run))
-    _check_recipe(run, networks.recipe, learns_in_front=_learns_in_front(config))
+    _check_recipe(run, networks.recipe, learns_in_front=trains_backbone(config))
     return Trained(run, networks)
-
-
-def _learns_in_front(config: Config) -> bool:
-    return config.train.finetune or bool(config.train.injection.sites)
 
 
 def _for_use(config: Config, run: Run) -> Config:
@@ -205,18 +208,3 @@ def _check_recipe(run: Run, recipe: Recipe, learns_in_front: bool) -> None:
             f"{run.folder}: its backbone is not the one it was trained on "
             f"({'; '.join(differences)}); restore those weights, or train a new run"
         )
-
-
-def _as_stored(spec: ArraySpec, values: np.ndarray, names: Sequence[str]) -> Tensor:
-    """Float32 [B, ...] as a store gives back what it was given.
-
-    Raises NonFiniteError where it could not hold the values.
-    """
-    encode, read = Encoder(spec), np.empty(values.shape, np.float32)
-    for target, value, name in zip(read, values, names, strict=True):
-        record, *scale = encode(value, name)
-        if scale:
-            dequantise(record, scale[0], out=target)
-        else:
-            target[...] = record
-    return torch.from_numpy(read)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -123,6 +123,11 @@ def domain_of(folder: str) -> Domain | None:
     return domains[0] if len(domains) == 1 else None
 
 
+def first_domain(folders: Iterable[str]) -> Domain | None:
+    """What the first folder that says anything says of the images in it."""
+    return next((domain for folder in folders if (domain := domain_of(folder))), None)
+
+
 def class_folder_labels(files: Sequence[str], default: Domain | None) -> dict[str, Label | None]:
     """Labels by the layout `[.../][domain/][.../]class/file`; None where there is no class folder.
 
@@ -142,8 +147,7 @@ def _class_label(folder: str, default: Domain | None) -> Label | None:
     *above, name = folder.split("/")
     if not name or any(name.lower() in words for words in _DOMAIN_WORDS.values()):
         return None
-    domains = [domain for part in above if (domain := domain_of(part))]
-    return Label(normalise_category(name), domains[0] if domains else default)
+    return Label(normalise_category(name), first_domain(above) or default)
 
 
 def _without_lost_sources(labels: dict[str, Label]) -> dict[str, Label]:

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from pipeline.datasets.base import Annotations, DatasetError, Label, Pair, normalise_category
-from pipeline.datasets.files import FileDataset, domain_of
+from pipeline.datasets.files import FileDataset, first_domain
 from pipeline.datasets.listing import IMAGE_SUFFIXES
 from pipeline.datasets.sketchy import RENDERING, SKETCH_STEM
 from pipeline.images import ImageError
@@ -218,9 +218,9 @@ def _shared_end(wanted: Sequence[str], file: str) -> int:
 
 def _is_sketch(path: str) -> bool:
     file = PurePosixPath(path)
-    domains = [domain for part in file.parts[:-1] if (domain := domain_of(part))]
-    if domains:
-        return domains[0] == "sketch"
+    domain = first_domain(file.parts[:-1])
+    if domain is not None:
+        return domain == "sketch"
     return SKETCH_STEM.fullmatch(file.stem) is not None
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 
 from cache import ArrayDescription, StoreDescription, VerifyReport
 from heads.demo.records import (
-    MAIN_METRICS,
     Demonstration,
     InjectionEffect,
     MarkedPicture,
@@ -31,6 +30,7 @@ from heads.evaluation.evaluate import Examined
 from heads.evaluation.result import Evaluation
 from heads.explain import Findings
 from heads.pca import colour_maps
+from heads.tasks import TASKS
 from heads.training.experiment import Experiment
 from heads.training.run import Run
 from tests.heads.report.page import Page
@@ -96,9 +96,9 @@ def _head(folder: Path, task: str, score: float) -> TrainedHead:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.jsonl").write_text(
         '{"step": 1, "epoch": 1, "loss": 0.5}\n'
-        '{"step": 2, "epoch": 1, "validation": {"' + MAIN_METRICS[task] + '": 0.4}}\n'
+        '{"step": 2, "epoch": 1, "validation": {"' + TASKS[task].monitor + '": 0.4}}\n'
     )
-    metric = MAIN_METRICS[task]
+    metric = TASKS[task].monitor
     evaluation = Evaluation(
         name="SD+CLIP, aggregated",
         task=task,
@@ -123,8 +123,7 @@ def _demonstration(folder: Path, name: str = "photo/cat/000001.png") -> Demonstr
     return Demonstration(
         stage1=_stage1(name),
         heads=tuple(
-            _head(folder / task, task, 0.5 + number / 100)
-            for number, task in enumerate(MAIN_METRICS)
+            _head(folder / task, task, 0.5 + number / 100) for number, task in enumerate(TASKS)
         ),
         injection=InjectionEffect(
             without=_head(folder / "without", "retrieval", 0.25),

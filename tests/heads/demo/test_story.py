@@ -14,8 +14,8 @@ import zarr
 from PIL import Image
 
 from cache import FeatureStore, StoreError, verify_store
-from heads.demo.records import MAIN_METRICS
 from heads.demo.story import run_demo
+from heads.tasks import TASKS
 from heads.training.trainer import TrainProgress
 from pipeline.compute import Progress
 from pipeline.datasets.base import DatasetError
@@ -59,7 +59,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
 
 def test_the_text_tells_what_happened(demo: Demo) -> None:
-    for task, metric in MAIN_METRICS.items():
+    for task, metric in ((task, TASKS[task].monitor) for task in TASKS):
         assert re.search(rf"{task.replace('_', '-')}, {metric} +\d+\.\d\d", demo.text)
     assert re.search(r"SD's layers, trained injection +\d+\.\d\d", demo.text)
     assert f"{SIZE} images computed, 6 arrays" in demo.text
@@ -118,7 +118,7 @@ def test_the_report_shows_the_pictures(demo: Demo) -> None:
 
 
 def test_each_run_has_a_report_of_its_own(demo: Demo) -> None:
-    for task in MAIN_METRICS:
+    for task in TASKS:
         assert "Results" in (demo.out / "runs" / task / "report.html").read_text(encoding="utf-8")
 
 
