@@ -14,9 +14,9 @@ from heads.explain.choosing import evenly
 from heads.explain.features import mapped_group
 from heads.plots.records import Ranking
 from heads.use.gallery import is_photo
+from heads.use.opening import open_trained
 from heads.use.pictures import UseError, load_picture
 from heads.use.retrieve import open_gallery
-from heads.use.trained import open_trained
 from pipeline.compute import Listener
 from pipeline.job import open_configured
 from pipeline.precompute import precompute

@@ -11,10 +11,11 @@ trained on are needed, only its folder and the backbone's weights.
 
 from heads.use.classify import classify
 from heads.use.match import grid_points, match
+from heads.use.opening import open_several, open_trained
 from heads.use.pictures import UseError, load_picture, load_pictures, picture_files
 from heads.use.retrieve import Gallery, open_gallery
 from heads.use.segment import save_mask, segment
-from heads.use.trained import Trained, open_trained
+from heads.use.trained import Trained
 
 __all__ = [
     "Gallery",
@@ -26,6 +27,7 @@ __all__ = [
     "load_pictures",
     "match",
     "open_gallery",
+    "open_several",
     "open_trained",
     "picture_files",
     "save_mask",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import hashlib
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
@@ -10,10 +11,9 @@ from typing import Protocol
 from torch import Tensor
 
 from cache import FeatureStore, ImageRecord
-from heads.sources import CachedFeatures
 from heads.tasks.base import in_batches
 from heads.training.learner import describe_maps
-from heads.use.pictures import UseError
+from heads.use.pictures import LoadedPicture, UseError
 from heads.use.trained import Trained
 from pipeline.collection import scan
 from pipeline.datasets import open_dataset
@@ -58,14 +58,8 @@ class StoredPhotos:
     """
 
     def __init__(self, trained: Trained, place: Path) -> None:
-        if trained.config.train.finetune:
-            raise UseError(
-                f"{trained.run.folder}: its UNet was fine-tuned, so no store holds its features; "
-                "give a folder of photos"
-            )
         self._store = FeatureStore.open(place)
-        device = trained.extractor.device
-        self._source = CachedFeatures([self._store], trained.arrays, device, trained.recipe)
+        self._source = trained.stored(self._store)
         readable = set(self._source.ids)
         self.images = [i for i in self._store.images if i.id in readable and is_photo(i.id)]
         self.skipped: dict[str, str] = {}
@@ -120,6 +114,35 @@ class PhotoFolder:
 
     def dataset(self, trained: Trained, root: Path | None) -> Dataset:
         return self._dataset
+
+
+class GalleryPictures:
+    """A gallery's photos as pictures.
+
+    Args:
+        dataset: which has them, if `sha256` agrees.
+        where: what to call it.
+        sha256: hex digest of each photo's file, by id.
+    """
+
+    def __init__(self, dataset: Dataset, where: str, sha256: Mapping[str, str]) -> None:
+        self._dataset = dataset
+        self._where = where
+        self._sha256 = sha256
+
+    def read(self, image_id: str) -> LoadedPicture:
+        """A photo, decoded. Raises UseError where it is not the one that was described."""
+        sha256 = self._sha256[image_id]
+        try:
+            data = self._dataset.read(image_id)
+        except (OSError, LookupError, ValueError):
+            data = b""
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise UseError(
+                f"{image_id}: {self._where} does not have this photo; give the folder that the "
+                "gallery was made from with --root"
+            )
+        return LoadedPicture(image_id, self._dataset.decode(image_id, data), sha256)
 
 
 def is_photo(image_id: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -12,9 +11,9 @@ from pathlib import Path
 from torch import Tensor
 
 from cache import ImageRecord
-from heads.plots.records import Hit, Picture, Ranking
+from heads.plots.records import Hit, Ranking
 from heads.search import search
-from heads.use.gallery import Photos, open_photos
+from heads.use.gallery import GalleryPictures, Photos, open_photos
 from heads.use.kept import KeptDescriptors
 from heads.use.pictures import LoadedPicture, PictureSource, UseError, load_picture
 from heads.use.trained import Log, Trained
@@ -63,6 +62,15 @@ class Gallery:
         found = zip(rows[0].tolist(), cosines[0].tolist(), strict=True)
         return [FoundPhoto(self.ids[row], cosine) for row, cosine in found]
 
+    def pictures(self, root: Path | None = None) -> GalleryPictures:
+        """The photos themselves. A store knows none: they come from `root`, or the run's dataset.
+
+        Raises DatasetError where that cannot be opened.
+        """
+        where = "the run's dataset" if root is None else str(root)
+        dataset = self._photos.dataset(self._trained, root)
+        return GalleryPictures(dataset, where, self._sha256)
+
     def rankings(
         self,
         results: Sequence[tuple[LoadedPicture, Sequence[FoundPhoto]]],
@@ -70,26 +78,11 @@ class Gallery:
     ) -> list[Ranking]:
         """Results with the photos themselves, for a figure.
 
-        A store knows no pictures: they come from `root`, or from the run's dataset. Raises
-        DatasetError where that cannot be opened, UseError where it has another picture of an id.
+        Raises DatasetError as `pictures` does, UseError where there is another picture of an id.
         """
-        dataset = self._photos.dataset(self._trained, root)
-        where = "the run's dataset" if root is None else str(root)
-
-        def photo(image_id: str) -> Picture:
-            try:
-                data = dataset.read(image_id)
-            except (OSError, LookupError, ValueError):
-                data = b""
-            if hashlib.sha256(data).hexdigest() != self._sha256[image_id]:
-                raise UseError(
-                    f"{image_id}: {where} does not have this photo; give the folder that the "
-                    "gallery was made from with --root"
-                )
-            return Picture(image_id, dataset.decode(image_id, data))
-
+        pictures = self.pictures(root)
         return [
-            Ranking(sketch, tuple(Hit(photo(f.id), f.similarity) for f in found))
+            Ranking(sketch, tuple(Hit(pictures.read(f.id), f.similarity) for f in found))
             for sketch, found in results
         ]
 

@@ -13,26 +13,24 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cache import ArraySpec, Recipe
+from cache import ArraySpec, FeatureStore, Recipe
 from cache.encoding import as_stored
-from configs import Config
 from heads.aggregation import Descriptors
 from heads.frame import Frame
+from heads.sources import CachedFeatures
 from heads.tasks import Fitted
-from heads.training.experiment import trains_backbone
 from heads.training.learner import build_aggregation, describe_maps
 from heads.training.reading import configured_arrays
-from heads.training.run import Run, RunError, open_run
-from heads.use.pictures import LoadedPicture
+from heads.training.run import Run, RunError
+from heads.use.pictures import LoadedPicture, UseError
 from pipeline.extract import BaseExtractor, Extractor
 from pipeline.images import letterbox
-from pipeline.job import Networks, load_networks
+from pipeline.job import Networks
 
 N_REMEMBERED = 16
 """Pictures whose descriptors are kept: about 20 MB each at the paper's sizes."""
@@ -43,7 +41,7 @@ Log = Callable[[str], None]
 class Trained:
     """Describes pictures as a run does; stays loaded, and may be asked from several threads.
 
-    Use `open_trained`.
+    Use `open_trained`, or `open_several`.
     """
 
     def __init__(self, run: Run, networks: Networks) -> None:
@@ -68,6 +66,7 @@ class Trained:
         head = {n: t for n, t in self._checkpoint.tensors.items() if not n.startswith("front.")}
         self._checkpoint = replace(self._checkpoint, tensors=head)
         self._known: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self._stored: tuple[CachedFeatures, dict[str, str]] | None = None
         self._lock = threading.Lock()
 
     @property
@@ -113,6 +112,26 @@ class Trained:
             ) from None
         module.eval().requires_grad_(False).to(self.extractor.device)
 
+    def stored(self, store: FeatureStore) -> CachedFeatures:
+        """What a store holds of the maps that the head reads.
+
+        Raises RecipeMismatch for a store of another recipe, StoreError for one without the arrays,
+        UseError for a fine-tuned run.
+        """
+        if self.config.train.finetune:
+            raise UseError(
+                f"{self.run.folder}: its UNet was fine-tuned, so no store holds its features; "
+                "give a folder of photos"
+            )
+        return CachedFeatures([store], self.arrays, self.extractor.device, self.recipe)
+
+    def read_from(self, store: FeatureStore) -> None:
+        """From now on take the features of the pictures in a store from there; raises as above."""
+        source = self.stored(store)
+        ids = {source.sha256(image_id): image_id for image_id in source.ids}
+        with self._lock:
+            self._stored = source, ids
+
     def describe(self, pictures: Sequence[LoadedPicture]) -> Descriptors:
         """Descriptors of pictures; the latest ones are remembered.
 
@@ -120,10 +139,16 @@ class Trained:
         """
         with self._lock:
             new = {p.sha256: p for p in pictures if p.sha256 not in self._known}
+            if self._stored is not None:
+                source, ids = self._stored
+                stored = [sha256 for sha256 in new if sha256 in ids]
+                if stored:
+                    maps = source.maps([ids[sha256] for sha256 in stored])
+                    self._remember(stored, describe_maps(self.head, maps))
+                    new = {sha256: p for sha256, p in new.items() if sha256 not in ids}
             if new:
                 squares = np.stack([self._square(picture) for picture in new.values()])
-                found = self.describe_squares(squares, list(new))
-                self._known |= zip(new, zip(*found, strict=True), strict=True)
+                self._remember(list(new), self.describe_squares(squares, list(new)))
             for picture in pictures:
                 self._known.move_to_end(picture.sha256)
             rows = [self._known[picture.sha256] for picture in pictures]
@@ -147,6 +172,9 @@ class Trained:
         sizes = {name: picture.image.size for name, picture in pictures.items()}
         return Frame.of(self.recipe, sizes)
 
+    def _remember(self, sha256s: Sequence[str], found: Descriptors) -> None:
+        self._known |= zip(sha256s, zip(*found, strict=True), strict=True)
+
     def _restore_unet(self) -> None:
         """Put the UNet's own trained weights in place."""
         assert isinstance(self.extractor, Extractor)
@@ -159,52 +187,3 @@ class Trained:
     def _square(self, picture: LoadedPicture) -> np.ndarray:
         resolution, pad = self.config.backbone.resolution, self.config.extraction.pad
         return letterbox(picture.image, resolution, pad).transpose(2, 0, 1)
-
-
-def open_trained(folder: str | Path, log: Log = lambda line: None) -> Trained:
-    """Load a run's head with its best weights, and the backbone.
-
-    Needs the run's folder and the backbone's weights: not the dataset, no store.
-
-    Raises:
-        RunError: no run, no weights, or other networks than it was trained on.
-        CheckpointError: damaged weights.
-        BackboneError, InjectionError: a network that cannot be loaded.
-    """
-    run = open_run(Path(folder))
-    if not run.best.is_file():
-        raise RunError(f"{run.folder}: has no trained weights yet; train it with --resume")
-    config = run.config()
-    log(f"loading backbone {config.backbone.label}")
-    networks = load_networks(_for_use(config, run))
-    _check_recipe(run, networks.recipe, learns_in_front=trains_backbone(config))
-    return Trained(run, networks)
-
-
-def _for_use(config: Config, run: Run) -> Config:
-    """The configuration whose networks give what the run's head was trained on."""
-    update: dict[str, object] = {"prefix": None, "device": config.train.device}
-    if config.train.injection.sites:
-        if not run.injection.is_file():
-            raise RunError(
-                f"{run.injection}: is written when training ends; train the run with --resume"
-            )
-        update["injection"] = run.injection
-    elif config.train.finetune:
-        update["injection"] = None
-    extraction = config.extraction.model_copy(update=update)
-    return config.model_copy(update={"extraction": extraction})
-
-
-def _check_recipe(run: Run, recipe: Recipe, learns_in_front: bool) -> None:
-    """Raise RunError unless these networks are those that the run was trained on."""
-    fields = dict(run.facts()["stores"][0]["recipe"])
-    if learns_in_front:
-        # What was injected into the store's layers did not matter.
-        fields["injection"] = recipe.fields.get("injection")
-    differences = Recipe(fields).differences(recipe)
-    if differences:
-        raise RunError(
-            f"{run.folder}: its backbone is not the one it was trained on "
-            f"({'; '.join(differences)}); restore those weights, or train a new run"
-        )

@@ -1,0 +1,105 @@
+"""From the folders of runs to heads with their networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cache import Recipe
+from configs import Config
+from heads.training.experiment import trains_backbone
+from heads.training.reading import configured_arrays
+from heads.training.run import Run, RunError, open_run
+from heads.use.shared import SharedExtractor
+from heads.use.trained import Log, Trained
+from pipeline.job import Networks, load_networks
+
+
+def open_trained(folder: str | Path, log: Log = lambda line: None) -> Trained:
+    """Load a run's head with its best weights, and the backbone.
+
+    Needs the run's folder and the backbone's weights: not the dataset, no store.
+
+    Raises:
+        RunError: no run, no weights, or other networks than it was trained on.
+        CheckpointError: damaged weights.
+        BackboneError, InjectionError: a network that cannot be loaded.
+    """
+    (trained,) = open_several([folder], log)
+    return trained
+
+
+def open_several(
+    folders: Sequence[str | Path], log: Log = lambda line: None
+) -> tuple[Trained, ...]:
+    """Load several runs. Those with the same networks share them, and a picture's features.
+
+    Raises as `open_trained` does, before anything is loaded where that can be told.
+    """
+    runs = [_open_finished(Path(folder)) for folder in folders]
+    configs = [_for_use(run) for run in runs]
+    opened: dict[int, Trained] = {}
+    for first, config in enumerate(configs):
+        if first in opened:
+            continue
+        alike = [n for n, other in enumerate(configs) if n == first or _share(config, other)]
+        log(f"loading backbone {config.backbone.label}")
+        networks = load_networks(config)
+        if len(alike) > 1:
+            networks = replace(networks, extractor=_shared(networks, [configs[n] for n in alike]))
+        for n in alike:
+            _check_recipe(runs[n], networks.recipe, trains_backbone(configs[n]))
+            opened[n] = Trained(runs[n], replace(networks, config=configs[n]))
+    return tuple(opened[n] for n in range(len(runs)))
+
+
+def _open_finished(folder: Path) -> Run:
+    run = open_run(folder)
+    if not run.best.is_file():
+        raise RunError(f"{run.folder}: has no trained weights yet; train it with --resume")
+    return run
+
+
+def _share(one: Config, other: Config) -> bool:
+    """Whether two runs can use the same networks; a fine-tuned UNet is a run's own."""
+    return (
+        one.backbone == other.backbone
+        and one.extraction == other.extraction
+        and not (one.train.finetune or other.train.finetune)
+    )
+
+
+def _shared(networks: Networks, configs: Sequence[Config]) -> SharedExtractor:
+    arrays = dict.fromkeys(name for config in configs for name in configured_arrays(config))
+    return SharedExtractor(networks.extractor, list(arrays))
+
+
+def _for_use(run: Run) -> Config:
+    """The configuration whose networks give what the run's head was trained on."""
+    config = run.config()
+    update: dict[str, object] = {"prefix": None, "device": config.train.device}
+    if config.train.injection.sites:
+        if not run.injection.is_file():
+            raise RunError(
+                f"{run.injection}: is written when training ends; train the run with --resume"
+            )
+        update["injection"] = run.injection
+    elif config.train.finetune:
+        update["injection"] = None
+    extraction = config.extraction.model_copy(update=update)
+    return config.model_copy(update={"extraction": extraction})
+
+
+def _check_recipe(run: Run, recipe: Recipe, learns_in_front: bool) -> None:
+    """Raise RunError unless these networks are those that the run was trained on."""
+    fields = dict(run.facts()["stores"][0]["recipe"])
+    if learns_in_front:
+        # What was injected into the store's layers did not matter.
+        fields["injection"] = recipe.fields.get("injection")
+    differences = Recipe(fields).differences(recipe)
+    if differences:
+        raise RunError(
+            f"{run.folder}: its backbone is not the one it was trained on "
+            f"({'; '.join(differences)}); restore those weights, or train a new run"
+        )
