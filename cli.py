@@ -29,6 +29,7 @@ from heads.commands.console import (
 )
 from heads.commands.exchange import cache_export, cache_import, cache_stats
 from heads.commands.plots import plot
+from heads.commands.serve import serve
 from heads.commands.store import cache
 from heads.commands.use import classify, match, retrieve, segment
 
@@ -312,6 +313,7 @@ main.add_command(match)
 main.add_command(retrieve)
 main.add_command(classify)
 main.add_command(segment)
+main.add_command(serve)
 main.add_command(bench)
 
 

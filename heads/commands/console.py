@@ -55,6 +55,7 @@ _USER_ERRORS = (
     ("heads.training.checkpoint", "CheckpointError"),
     ("heads.protocols.base", "ProtocolError"),
     ("heads.training.run", "RunError"),
+    ("heads.serve.run", "ServeError"),
     ("heads.sources.base", "SourceError"),
     ("heads.tasks.base", "TaskError"),
     ("heads.use.pictures", "UseError"),

@@ -143,17 +143,13 @@ def retrieve(
     described.
     """
     from heads.plots import retrieval_figure
-    from heads.use import UseError, load_pictures, open_gallery, picture_files
+    from heads.use import load_pictures, open_gallery, picture_files
     from heads.use.bar import PhotoBar
 
     _check_figure(out)
     files = picture_files(sketches)
     trained = _open(run, ("retrieval", "fine_grained"))
-    if gallery is None:
-        stores = trained.run.store_paths()
-        if len(stores) > 1:
-            raise UseError(f"{run}: was trained on several stores; choose one with --gallery")
-        gallery = stores[0]
+    gallery = gallery or trained.run.only_store()
     with PhotoBar() as bar:
         photos = open_gallery(trained, gallery, note, bar.update)
     for name, why in photos.skipped.items():

@@ -140,6 +140,15 @@ class Run:
         """Where the run's stores were."""
         return [Path(str(entry["path"])) for entry in self.facts()["stores"]]
 
+    def only_store(self) -> Path:
+        """Where the run's store was. Raises RunError where it read several."""
+        paths = self.store_paths()
+        if len(paths) > 1:
+            raise RunError(
+                f"{self.folder}: was trained on several stores; choose one with --gallery"
+            )
+        return paths[0]
+
     def check_stores(self, stores: Sequence[FeatureStore]) -> None:
         """Raise RecipeMismatch unless these are stores of the recipes that the run read."""
         known = {entry["fingerprint"]: entry for entry in self.facts()["stores"]}

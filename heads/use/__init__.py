@@ -10,15 +10,18 @@ trained on are needed, only its folder and the backbone's weights.
 """
 
 from heads.use.classify import classify
+from heads.use.gallery import GalleryPictures
 from heads.use.match import grid_points, match
 from heads.use.opening import open_several, open_trained
-from heads.use.pictures import UseError, load_picture, load_pictures, picture_files
+from heads.use.pictures import LoadedPicture, UseError, load_picture, load_pictures, picture_files
 from heads.use.retrieve import Gallery, open_gallery
 from heads.use.segment import save_mask, segment
 from heads.use.trained import Trained
 
 __all__ = [
     "Gallery",
+    "GalleryPictures",
+    "LoadedPicture",
     "Trained",
     "UseError",
     "classify",

@@ -52,6 +52,10 @@ class Gallery:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def sha256(self, image_id: str) -> str:
+        """Hex SHA-256 of a photo's file."""
+        return self._sha256[image_id]
+
     def search(self, sketch: PictureSource, k: int = 10) -> list[FoundPhoto]:
         """The k photos most like a sketch, best first; of equal ones the lower id comes first.
 

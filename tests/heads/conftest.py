@@ -24,3 +24,18 @@ def runs(world: World, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         return root / task
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures of the small world as files, under their ids."""
+    from configs import load_config
+    from pipeline.job import open_configured
+
+    root = tmp_path_factory.mktemp("pictures")
+    dataset = open_configured(load_config(world.config))
+    for image_id in dataset.ids:
+        path = root / image_id
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dataset.read(image_id))
+    return root

@@ -1,0 +1,36 @@
+// What the page asks the server.
+
+export async function about() {
+  return (await answered(await fetch("api/about"))).json();
+}
+
+export async function look(file, count) {
+  return (await post(`api/look?k=${count}`, file)).json();
+}
+
+export async function mask(file, sha256) {
+  return (await post(`api/mask?photo=${sha256}`, file)).blob();
+}
+
+// Points are pixels [x, y] of the file; `grid` asks for points of what is drawn instead.
+export async function match(file, sha256, points, grid) {
+  const query = new URLSearchParams({ photo: sha256 });
+  if (grid) query.set("grid", grid);
+  for (const [x, y] of points) query.append("point", `${x},${y}`);
+  return (await post(`api/match?${query}`, file)).json();
+}
+
+export function photo(sha256, side) {
+  return `photos/${sha256}?side=${side}`;
+}
+
+async function post(url, file) {
+  const headers = { "Content-Type": file.type || "image/png" };
+  return answered(await fetch(url, { method: "POST", headers, body: file }));
+}
+
+async function answered(response) {
+  if (response.ok) return response;
+  const said = await response.json().catch(() => ({}));
+  throw new Error(said.error || `the server answered ${response.status}`);
+}

@@ -1,0 +1,170 @@
+"""What the runs that are served make of one drawing, whoever asks."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache import FeatureStore, StoreError
+from heads.use import (
+    Gallery,
+    GalleryPictures,
+    LoadedPicture,
+    Trained,
+    UseError,
+    classify,
+    grid_points,
+    load_picture,
+    match,
+    open_gallery,
+    open_several,
+    segment,
+)
+from heads.use.match import FoundPoints
+from heads.use.retrieve import FoundPhoto
+
+Log = Callable[[str], None]
+
+SEARCHES = ("retrieval", "fine_grained")
+"""Tasks whose heads are made for searching."""
+N_PHOTOS = 64
+"""Photos that are kept decoded."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was found for a drawing."""
+
+    sketch: LoadedPicture
+    hits: list[FoundPhoto]
+    """Best first."""
+    classes: tuple[tuple[str, float], ...] | None
+    """Name and probability, best first; None where no run classifies."""
+
+
+class Service:
+    """Answers about drawings; may be asked from several threads.
+
+    Args:
+        runs: each gives what it can: the first that is made for it, or else any.
+        gallery: the photos that are searched, described by `searcher(runs)`.
+        pictures: the photos themselves.
+    """
+
+    def __init__(
+        self, runs: Sequence[Trained], gallery: Gallery, pictures: GalleryPictures
+    ) -> None:
+        self.searcher = searcher(runs)
+        self.matcher = _made_for(runs, ("correspondence",)) or next(
+            (run for run in runs if run.has_cells), None
+        )
+        """Finds points; None where no run's features have cells."""
+        self.classifier = _made_for(runs, ("recognition",))
+        self.segmenter = _made_for(runs, ("segmentation",))
+        self.gallery = gallery
+        self._pictures = pictures
+        self._ids = {gallery.sha256(image_id): image_id for image_id in reversed(gallery.ids)}
+        self._decoded: OrderedDict[str, LoadedPicture] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def look(self, drawing: bytes, k: int) -> Look:
+        """The k photos most like an image file, and what it shows. Raises UseError."""
+        sketch = load_picture(drawing)
+        hits = self.gallery.search(sketch, k)
+        classes = None if self.classifier is None else classify(self.classifier, sketch).classes
+        return Look(sketch, hits, classes)
+
+    def photo(self, sha256: str) -> LoadedPicture:
+        """A photo of the gallery by the hex SHA-256 of its file; raises UseError for any other."""
+        with self._lock:
+            if sha256 in self._decoded:
+                self._decoded.move_to_end(sha256)
+                return self._decoded[sha256]
+        if sha256 not in self._ids:
+            raise UseError(f"{sha256[:64]}: no photo of the gallery; search again")
+        photo = self._pictures.read(self._ids[sha256])
+        with self._lock:
+            self._decoded[sha256] = photo
+            while len(self._decoded) > N_PHOTOS:
+                self._decoded.popitem(last=False)
+        return photo
+
+    def mask(self, drawing: bytes, sha256: str) -> np.ndarray:
+        """bool [H, W]: what of a photo an image file shows, in the photo's pixels.
+
+        Raises UseError, also where no run segments.
+        """
+        if self.segmenter is None:
+            raise UseError("no run here segments; serve one that was trained for segmentation too")
+        return segment(self.segmenter, drawing, self.photo(sha256)).found
+
+    def match(
+        self,
+        drawing: bytes,
+        sha256: str,
+        points: Sequence[tuple[float, float]] = (),
+        grid: int | None = None,
+    ) -> FoundPoints:
+        """Where in a photo the points of an image file are, in pixels of both.
+
+        Args:
+            grid: instead of points: one in each of so many fields squared of what is drawn.
+
+        Raises UseError, also where no run's features have cells.
+        """
+        if self.matcher is None:
+            raise UseError("no run here finds points; serve one that reads feature maps too")
+        sketch = load_picture(drawing)
+        asked = grid_points(sketch, grid) if grid else points
+        return match(self.matcher, sketch, self.photo(sha256), asked)
+
+
+def open_service(
+    folders: Sequence[Path],
+    place: Path | None,
+    root: Path | None,
+    log: Log = lambda line: None,
+    listener: Callable[[int, int], None] = lambda done, total: None,
+) -> Service:
+    """Load runs and describe a gallery.
+
+    Args:
+        folders: of the runs.
+        place: a store or a folder of photos; None is the store that the searching run read.
+        root: the folder of pictures that a store was made from; None is the run's dataset.
+        log: told what is loaded and computed, in one line.
+        listener: told how many photos are described, and of how many.
+
+    Raises what `open_several` and `open_gallery` do, and UseError where the gallery's pictures are
+    not there.
+    """
+    runs = open_several(folders, log)
+    searching = searcher(runs)
+    place = place or searching.run.only_store()
+    gallery = open_gallery(searching, place, log, listener)
+    for name, why in gallery.skipped.items():
+        log(f"left out {name}: {why}")
+    pictures = gallery.pictures(root)
+    pictures.read(gallery.ids[0])
+    if (place / "zarr.json").is_file():
+        store = FeatureStore.open(place)
+        for run in runs:
+            try:
+                run.read_from(store)
+            except (StoreError, UseError):
+                log(f"{run.run.folder}: photos are extracted on the fly, {place} is not its store")
+    return Service(runs, gallery, pictures)
+
+
+def searcher(runs: Sequence[Trained]) -> Trained:
+    """The run whose head searches."""
+    return _made_for(runs, SEARCHES) or runs[0]
+
+
+def _made_for(runs: Sequence[Trained], tasks: Sequence[str]) -> Trained | None:
+    return next((run for run in runs if run.task in tasks), None)
