@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from heads.commands.bench import bench
+from heads.commands.completion import completion
 from heads.commands.console import (
     Commands,
     Terminated,
     cache_option,
+    config_argument,
     examples,
     json_option,
     note,
@@ -71,7 +73,7 @@ def _on_sigterm(number: int, frame: FrameType | None) -> NoReturn:
     "sketchfusion plan my.yaml --set extraction.ensemble=8 --json",
 )
 @main.command()
-@click.argument("config")
+@config_argument()
 @click.option("--out", type=click.Path(path_type=Path), help="The store, if it is known.")
 @set_option
 @part_option
@@ -104,7 +106,7 @@ def plan(
     "sketchfusion precompute my.yaml --out /scratch/features --scheduler tcp://head:8786",
 )
 @main.command()
-@click.argument("config")
+@config_argument()
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the store.")
 @set_option
 @part_option
@@ -151,7 +153,7 @@ def precompute(
     "sketchfusion train my.yaml --out runs/retrieval --resume",
 )
 @main.command()
-@click.argument("config")
+@config_argument()
 @cache_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")
 @set_option
@@ -261,7 +263,7 @@ def demo(out: Path, pictures: Path | None, overrides: tuple[str, ...]) -> None:
     "sketchfusion doctor my.yaml --numerics --images 32",
 )
 @main.command()
-@click.argument("config", required=False)
+@config_argument(required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="The store, if it is known.")
 @click.option("--numerics", is_flag=True, help="Measure what narrower types cost, on a sample.")
 @click.option(
@@ -314,6 +316,7 @@ main.add_command(retrieve)
 main.add_command(classify)
 main.add_command(segment)
 main.add_command(serve)
+main.add_command(completion)
 main.add_command(bench)
 
 

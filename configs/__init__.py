@@ -1,6 +1,6 @@
 """Configuration: YAML presets by name, the schema that validates them, and `--set` overrides."""
 
-from configs.load import ConfigError, load_config, preset_names, preset_text
+from configs.load import ConfigError, key_names, load_config, preset_names, preset_text
 from configs.schema import (
     BackboneConfig,
     ClipConfig,
@@ -22,6 +22,7 @@ __all__ = [
     "SDConfig",
     "TimmConfig",
     "TrainConfig",
+    "key_names",
     "load_config",
     "preset_names",
     "preset_text",

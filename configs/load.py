@@ -86,6 +86,11 @@ def preset_names(section: str = "") -> list[str]:
     )
 
 
+def key_names() -> list[str]:
+    """Every dotted key that a configuration may have, sections included."""
+    return list(_dotted_keys(Config))
+
+
 def preset_text(path: str) -> str:
     """The text of a file shipped in `configs/`, for instance `architectures/sd21.yaml`."""
     return (HERE / path).read_text(encoding="utf-8")
@@ -189,7 +194,7 @@ def _check_key(keys: Sequence[str], dotted: str) -> None:
         if model is None:
             raise ConfigError(f"--set {dotted}: {keys[depth - 1]} is a single value without keys")
         if key not in model.model_fields:
-            nearest = _nearest(dotted, list(_dotted_keys(Config)))
+            nearest = _nearest(dotted, key_names())
             raise ConfigError(f"--set {dotted}: no such key{nearest}")
         field = model.model_fields[key]
         if typing.get_origin(field.annotation) is dict:
@@ -261,7 +266,7 @@ def _first_problem(error: ValidationError) -> tuple[str, str]:
     problem = error.errors(include_url=False)[0]
     dotted = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return dotted, f"unknown key {_short(dotted)}{_nearest(dotted, list(_dotted_keys(Config)))}"
+        return dotted, f"unknown key {_short(dotted)}{_nearest(dotted, key_names())}"
     if problem["type"] == "missing":
         return dotted, f"{dotted} is missing"
     message = _PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))

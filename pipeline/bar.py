@@ -1,29 +1,50 @@
-"""Progress bars for a terminal, on standard error."""
+"""Progress on standard error: a bar on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 if TYPE_CHECKING:
     from pipeline.compute import Progress
 
 
+DELAY_SECONDS = 0.5
+"""What takes less shows no bar."""
+LOG_SECONDS = 30.0
+"""Between two lines where nobody watches."""
+
+
 class Bar:
     """A tqdm bar that appears with the first news and goes with the last."""
 
+    quiet: ClassVar[bool] = False
+    """Whether none of them appears."""
     unit: str
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "") -> None:
+        self.unit = unit or self.unit
         self._bar: Any = None
 
-    def show(self, done: int, total: int, words: str) -> None:
+    def show(self, done: int, total: int, words: str = "") -> None:
         """Move the bar to `done` of `total`."""
         from tqdm import tqdm
 
         if self._bar is None:
+            watched = sys.stderr.isatty()
             self._bar = tqdm(
-                total=total, initial=done, unit=self.unit, smoothing=0.05, dynamic_ncols=True
+                total=total,
+                initial=done,
+                unit=self.unit,
+                smoothing=0.05,
+                delay=DELAY_SECONDS,
+                disable=self.quiet,
+                dynamic_ncols=watched,
+                file=sys.stderr if watched else _Lines(sys.stderr),
+                mininterval=0.1 if watched else LOG_SECONDS,
+                maxinterval=10 if watched else LOG_SECONDS,
             )
+        self._bar.total = total
         self._bar.set_postfix_str(words, refresh=False)
         self._bar.update(done - self._bar.n)
 
@@ -38,6 +59,20 @@ class Bar:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class _Lines:
+    """Makes a line of its own of each state of a bar, which a terminal writes over the last."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        if text := text.strip():
+            self._file.write(f"{text}\n")
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 class ImageBar(Bar):

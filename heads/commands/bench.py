@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from heads.commands.console import examples, set_option
+from heads.commands.console import config_argument, examples, set_option
 
 if TYPE_CHECKING:
     from benchmarks.timing import Report
@@ -158,7 +158,7 @@ def scale(
     "sketchfusion bench precompute my.yaml --images 64 --set extraction.ensemble=8",
 )
 @bench.command()
-@click.argument("config", default="demo")
+@config_argument(default="demo")
 @images_option(384)
 @set_option
 @folder_option
@@ -182,7 +182,7 @@ def precompute(
     "sketchfusion bench train --set extraction.ensemble=4 --set dataset.size=96 --json train.json",
 )
 @bench.command()
-@click.argument("config", default="shapes/correspondence")
+@config_argument(default="shapes/correspondence")
 @click.option(
     "--full-size",
     is_flag=True,
@@ -212,7 +212,7 @@ def train(
 
 @examples("sketchfusion bench live", "sketchfusion bench live --images 96 --json live.json")
 @bench.command()
-@click.argument("config", default="shapes/correspondence")
+@config_argument(default="shapes/correspondence")
 @images_option(96, at_least=96)
 @set_option
 @folder_option

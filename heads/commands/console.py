@@ -1,4 +1,4 @@
-"""What all commands share: options, examples in the help, errors as one line, notes.
+"""What all commands share: arguments, options, examples in the help, errors as one line, notes.
 
 Results go to standard output, progress and notes to standard error.
 """
@@ -6,12 +6,16 @@ Results go to standard output, progress and notes to standard error.
 # Heavy packages are imported inside the commands: `--help` should not wait for torch.
 from __future__ import annotations
 
+import logging
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 
 class Terminated(BaseException):
@@ -19,7 +23,14 @@ class Terminated(BaseException):
 
 
 class Commands(click.Group):
-    """A command group that turns the library's errors into one line and an exit code."""
+    """A command group that turns the library's errors into one line and an exit code.
+
+    Every command of it, and of the groups in it, takes --quiet and --verbose.
+    """
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        super().add_command(cmd, name)
+        _add_options(cmd)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -31,11 +42,57 @@ class Commands(click.Group):
         except user_errors() as error:
             from cache.units import printable
 
+            if _spoken["verbose"]:
+                traceback.print_exc()
             raise click.ClickException(printable(" ".join(str(error).split()))) from None
         except OSError as error:
             if error.filename is None and error.strerror is None:
                 raise
             raise click.ClickException(_os_error(error)) from None
+        finally:
+            _speak(quiet=False, verbose=False)
+
+
+_spoken = {"quiet": False, "verbose": False}
+"""How much the command that runs says."""
+
+
+def _speak(**how: bool) -> None:
+    _spoken.update(how)
+    if "pipeline.bar" in sys.modules or _spoken["quiet"]:
+        from pipeline.bar import Bar
+
+        Bar.quiet = _spoken["quiet"]
+    if _spoken["quiet"]:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    if _spoken["verbose"]:
+        logging.basicConfig(level=logging.INFO)
+
+
+def _on_quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        _speak(quiet=True)
+
+
+def _on_verbose(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        _speak(verbose=True)
+
+
+def _add_options(command: click.Command) -> None:
+    """--quiet and --verbose for a command, or for all that a group has."""
+    if isinstance(command, click.Group):
+        for below in command.commands.values():
+            _add_options(below)
+        return
+    for letter, name, callback, help_ in (
+        ("-q", "--quiet", _on_quiet, "No notes and no progress: results and errors alone."),
+        ("-v", "--verbose", _on_verbose, "Also what libraries log, and where an error was met."),
+    ):
+        option = click.Option(
+            [letter, name], is_flag=True, expose_value=False, callback=callback, help=help_
+        )
+        command.params.append(option)
 
 
 _SHARDS_KEPT = "; finished shards are kept, and the same command goes on from there"
@@ -95,10 +152,43 @@ def examples(*lines: str) -> Callable[[Any], Any]:
     return decorate
 
 
+class _ConfigName(click.ParamType):
+    """A configuration: a file, or a preset, which a shell completes."""
+
+    name = "config"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from configs import preset_names
+
+        presets = [name for name in preset_names() if name.startswith(incomplete)]
+        return [*map(CompletionItem, presets), CompletionItem(incomplete, type="file")]
+
+
+class _Override(click.ParamType):
+    """KEY=VALUE, of which a shell completes the key."""
+
+    name = "override"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from configs import key_names
+
+        return [CompletionItem(f"{key}=") for key in key_names() if key.startswith(incomplete)]
+
+
+def config_argument(**options: Any) -> Callable[[Any], Any]:
+    """CONFIG, a YAML file or the name of a preset."""
+    return click.argument("config", type=_ConfigName(), **options)
+
+
 set_option = click.option(
     "--set",
     "overrides",
     multiple=True,
+    type=_Override(),
     metavar="KEY=VALUE",
     help="Override one dotted key of the configuration; may be repeated.",
 )
@@ -114,5 +204,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 
 def note(line: str) -> None:
-    """Print a line beside the results."""
-    click.echo(line, err=True)
+    """Print a line beside the results, unless --quiet forbids it."""
+    if not _spoken["quiet"]:
+        click.echo(line, err=True)

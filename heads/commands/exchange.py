@@ -7,9 +7,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -72,8 +70,10 @@ def cache_export(
     if tar_size is not None and format_ != "webdataset":
         raise click.UsageError("--tar-size is for --format webdataset")
     options = {} if tar_size is None else {"tar_bytes": tar_size * 2**20}
-    with _image_bar() as bar:
-        report = export_store(store, out, format_, arrays, descriptors, force, bar, **options)
+    from pipeline.bar import Bar
+
+    with Bar("img") as bar:
+        report = export_store(store, out, format_, arrays, descriptors, force, bar.show, **options)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), indent=2, default=str))
         return
@@ -104,9 +104,10 @@ def cache_import(source: Path, out: Path, as_json: bool) -> None:
     interruption the same command goes on; into a store of the same recipe it adds what is new.
     """
     from cache.imports import import_store
+    from pipeline.bar import Bar
 
-    with _image_bar() as bar:
-        report = import_store(source, out, bar)
+    with Bar("img") as bar:
+        report = import_store(source, out, bar.show)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), indent=2, default=str))
         return
@@ -154,13 +155,3 @@ def cache_stats(store: Path, arrays: tuple[str, ...], as_json: bool) -> None:
         if stats.spectrum is not None:
             power = " ".join(f"{10 * math.log10(p):.1f}" if p > 0 else "-" for p in stats.spectrum)
             click.echo(f"  spectrum  {power} dB; mean {stats.mean_frequency:.1f} cycles per image")
-
-
-@contextmanager
-def _image_bar() -> Iterator[Callable[[int, int], None]]:
-    """A listener that shows images done and in all."""
-    from pipeline.bar import Bar
-
-    with Bar() as bar:
-        bar.unit = "img"
-        yield partial(bar.show, words="")

@@ -55,12 +55,12 @@ def serve(
     from heads.serve.run import ANYONE, address, check_installed, listen
     from heads.serve.run import serve as answer
     from heads.serve.service import open_service
-    from heads.use.bar import PhotoBar
+    from pipeline.bar import Bar
 
     check_installed()
     with listen(host, port) as listener:
-        with PhotoBar() as bar:
-            service = open_service(runs, gallery, root, note, bar.update)
+        with Bar("img") as bar:
+            service = open_service(runs, gallery, root, note, bar.show)
         page = address(listener)
         if host in ANYONE:
             note("every machine that reaches this one can use the page and see the gallery")

@@ -6,13 +6,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from heads.commands.console import examples, json_option, note, set_option
+from heads.commands.console import config_argument, examples, json_option, note, set_option
 
 
 @click.group()
@@ -78,9 +76,10 @@ def cache_verify(store: Path, fast: bool, as_json: bool) -> None:
     """Check STORE: every checksum, size, index and commit. Exits with 1 if it is damaged."""
     from cache import verify_store
     from cache.units import human_bytes, printable
+    from pipeline.bar import Bar
 
-    with _bar() as bar:
-        report = verify_store(store, not fast, bar)
+    with Bar("file") as bar:
+        report = verify_store(store, not fast, bar.show)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report) | {"sound": report.sound}, indent=2))
     else:
@@ -108,7 +107,7 @@ def cache_verify(store: Path, fast: bool, as_json: bool) -> None:
 )
 @cache.command("repair")
 @click.argument("store", type=click.Path(path_type=Path))
-@click.argument("config")
+@config_argument()
 @set_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @json_option
@@ -172,17 +171,3 @@ def cache_prune(
     else:
         prune_arrays(store, plan.bytes_by_name)
     click.echo(f"{store}: {human_bytes(plan.n_bytes)} dropped")
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar over files, on a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(unit="file", leave=False, disable=not sys.stderr.isatty(), delay=0.5) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show

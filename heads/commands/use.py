@@ -144,14 +144,14 @@ def retrieve(
     """
     from heads.plots import retrieval_figure
     from heads.use import load_pictures, open_gallery, picture_files
-    from heads.use.bar import PhotoBar
+    from pipeline.bar import Bar
 
     _check_figure(out)
     files = picture_files(sketches)
     trained = _open(run, ("retrieval", "fine_grained"))
     gallery = gallery or trained.run.only_store()
-    with PhotoBar() as bar:
-        photos = open_gallery(trained, gallery, note, bar.update)
+    with Bar("img") as bar:
+        photos = open_gallery(trained, gallery, note, bar.show)
     for name, why in photos.skipped.items():
         note(f"left out {name}: {why}")
     results = [

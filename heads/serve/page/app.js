@@ -78,7 +78,7 @@ function showHits({ hits, sketch }, file) {
     image.src = server.photo(hit.sha256, THUMBNAIL);
     const caption = button.appendChild(document.createElement("span"));
     caption.className = "caption";
-    caption.append(span("name", `\u200e${hit.id}`), span("figure", hit.similarity.toFixed(3)));
+    caption.append(span("name", short(hit.id)), span("figure", hit.similarity.toFixed(3)));
     button.addEventListener("click", () => enterPair(file, sketch, hit));
     return item;
   });
@@ -122,6 +122,11 @@ function showClasses(classes) {
       return item;
     }),
   );
+}
+
+// "photo/mushroom/000228.png" becomes "mushroom/000228"; the whole is in the title.
+function short(id) {
+  return id.replace(/\.[^./]+$/, "").split("/").slice(-2).join("/");
 }
 
 function span(className, text) {
