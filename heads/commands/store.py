@@ -143,12 +143,19 @@ def cache_repair(
 @click.option("--array", "names", multiple=True, help="An array or a group; may be repeated.")
 @click.option("--temporary", is_flag=True, help="What killed writers left behind.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
 def cache_prune(
-    store: Path, timesteps: tuple[int, ...], names: tuple[str, ...], temporary: bool, yes: bool
+    store: Path,
+    timesteps: tuple[int, ...],
+    names: tuple[str, ...],
+    temporary: bool,
+    yes: bool,
+    as_json: bool,
 ) -> None:
     """Drop arrays or temporary files from STORE, after showing their sizes.
 
-    What was dropped can be computed again by a precompute that asks for it.
+    What was dropped can be computed again by a precompute that asks for it. With --json nobody is
+    asked, and nothing dropped without --yes.
     """
     from cache import plan_arrays, plan_temporaries, prune_arrays, prune_temporaries
     from cache.units import human_bytes, printable
@@ -156,18 +163,25 @@ def cache_prune(
     if temporary == bool(timesteps or names):
         raise click.UsageError("say what to drop: --timestep or --array, or else --temporary")
     plan = plan_temporaries(store) if temporary else plan_arrays(store, timesteps, names)
-    for name, n_bytes in plan.bytes_by_name.items():
-        click.echo(printable(f"{human_bytes(n_bytes):>9}  {name}"))
-    if not plan.bytes_by_name:
-        click.echo(f"{store}: nothing to drop")
-        return
-    click.echo(f"{human_bytes(plan.n_bytes):>9}  in all")
-    if not yes:
+    wanted = bool(plan.bytes_by_name)
+    if not as_json:
+        for name, n_bytes in plan.bytes_by_name.items():
+            click.echo(printable(f"{human_bytes(n_bytes):>9}  {name}"))
+        if wanted:
+            click.echo(f"{human_bytes(plan.n_bytes):>9}  in all")
+    if wanted and not yes and not as_json:
         if not sys.stdin.isatty():
             raise click.ClickException("nobody to ask, nothing dropped; add --yes to drop these")
         click.confirm("drop these?", abort=True)
-    if temporary:
+    drop = wanted and (yes or not as_json)
+    if drop and temporary:
         prune_temporaries(store)
-    else:
+    elif drop:
         prune_arrays(store, plan.bytes_by_name)
-    click.echo(f"{store}: {human_bytes(plan.n_bytes)} dropped")
+    if as_json:
+        sizes = {"bytes": plan.n_bytes, "bytes_by_name": dict(plan.bytes_by_name)}
+        click.echo(json.dumps({"store": str(store), "dropped": drop, **sizes}, indent=2))
+    elif drop:
+        click.echo(f"{store}: {human_bytes(plan.n_bytes)} dropped")
+    else:
+        click.echo(f"{store}: nothing to drop")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -156,4 +158,20 @@ def test_from_the_command_line(store_path: Path) -> None:
     assert "nothing to drop" in run("--temporary")[1]
     code, output = run("--array", S3.name, "--yes")
     assert code == 0 and "dropped" in output
+    assert S3.name not in FeatureStore.open(store_path).arrays
+
+
+def test_json_drops_only_what_it_is_told_to(store_path: Path) -> None:
+    def run(*arguments: str) -> dict[str, Any]:
+        words = ["cache", "prune", str(store_path), "--array", S3.name, "--json", *arguments]
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0
+        return dict(json.loads(result.stdout))
+
+    before = contents(store_path)
+    planned = run()
+    assert not planned["dropped"] and contents(store_path) == before
+    assert set(planned["bytes_by_name"]) == {S3.name}
+    assert planned["bytes"] == planned["bytes_by_name"][S3.name] > 0
+    assert run("--yes") == {**planned, "dropped": True}
     assert S3.name not in FeatureStore.open(store_path).arrays
