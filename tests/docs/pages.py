@@ -6,15 +6,17 @@ import importlib
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tests.heads.worlds import ok
+from tests.heads.worlds import ok, sets
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+NEEDS_WEIGHTS = "backbone=sd21-clip-l336"
+"""What begins with a download, except that `plan` needs none."""
 
 _STEP = re.compile(
     r'^```yaml title="(?P<file>[^"]+)"\n(?P<yaml>.*?)^```$'
@@ -22,7 +24,6 @@ _STEP = re.compile(
     r"|^ {4}(?P<command>(?:sketchfusion|python -m) [^\n]+)$",
     re.MULTILINE | re.DOTALL,
 )
-_CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,22 @@ class Step:
     name: str = ""
 
 
-def steps(text: str) -> Iterator[Step]:
+def page(name: str) -> str:
+    """A page's text, by its path under the repository."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def section(text: str, title: str) -> str:
+    """The text below a heading of the second level."""
+    return text.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def steps(text: str) -> list[Step]:
     """The steps of a page of Markdown."""
+    return list(_steps(text))
+
+
+def _steps(text: str) -> Iterator[Step]:
     for found in _STEP.finditer(text):
         if found["file"]:
             yield Step("file", found["yaml"], found["file"])
@@ -45,23 +60,33 @@ def steps(text: str) -> Iterator[Step]:
             yield Step("command", found["command"].partition(" #")[0].strip())
 
 
-def section(text: str, title: str) -> str:
-    """The text below a heading of the second level."""
-    return text.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+def follow(todo: Iterable[Step]) -> list[str]:
+    """Do what a page says, in the working directory, with fewer pictures and epochs.
 
-
-def python_blocks(page: Path) -> list[str]:
-    """The page's pieces of Python."""
-    return _CODE.findall(page.read_text(encoding="utf-8"))
-
-
-def run_command(line: str, smaller: Callable[[list[str]], list[str]]) -> None:
-    """Run a command of a page in this process and folder; it must succeed.
-
-    `smaller` gives further arguments, so that a test does not take as long as the real thing.
+    Everything must succeed, and what commands were asked to write must be there. Returns the
+    commands that were left out because they need weights from the hub.
     """
+    written: list[Path] = []
+    left_out = []
+    for step in todo:
+        if step.kind == "file":
+            Path(step.name).write_text(step.text)
+        elif step.kind == "python":
+            exec(compile(step.text.replace("size=384", "size=96"), "page", "exec"), {})
+        elif NEEDS_WEIGHTS in step.text and not step.text.startswith("sketchfusion plan "):
+            left_out.append(step.text)
+        else:
+            run_command(step.text)
+            written += _outputs(step.text)
+    missing = [path for path in written if not path.exists()]
+    assert not missing, missing
+    return left_out
+
+
+def run_command(line: str) -> None:
+    """Run a command of a page in this process and folder; it must succeed."""
     words = shlex.split(line)
-    words += smaller(words)
+    words += _smaller(words)
     if words[0] == "sketchfusion":
         ok(*words[1:])
         return
@@ -73,7 +98,23 @@ def run_command(line: str, smaller: Callable[[list[str]], list[str]]) -> None:
         sys.argv = before
 
 
-def outputs(line: str) -> list[Path]:
-    """What a command was asked to write with --out."""
+def _smaller(words: list[str]) -> list[str]:
+    """Further arguments that make a command short: the last of several counts."""
+    if "pipeline.datasets.shapes_folder" in words:
+        return ["--instances", "3"]
+    fewer = []
+    if words[1] == "train":
+        fewer += ["train.epochs=1", "train.width=32"]
+        if "train.cycle.epochs=10" in words:
+            fewer.append("train.cycle.epochs=1")
+    if words[2].startswith("shapes/") and "dataset=folder" not in words:
+        fewer.append("dataset.size=96")
+    return sets(*fewer)
+
+
+def _outputs(line: str) -> list[Path]:
+    """What a command was asked to write with --out; a plan writes nothing."""
     words = shlex.split(line)
+    if words[1] == "plan":
+        return []
     return [Path(words[i + 1]) for i, word in enumerate(words) if word == "--out"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.docs.pages import DOCS, ROOT, python_blocks
+from tests.docs.pages import DOCS, ROOT, steps
 
 IDENTIFIERS = sorted(
     {
@@ -43,9 +43,9 @@ def test_what_the_api_names_can_be_imported_and_is_documented(name: str) -> None
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
 def test_what_a_page_imports_is_there(page: Path) -> None:
-    for block in python_blocks(page):
-        for line in re.findall(r"^(?:from|import) .*$", block, re.MULTILINE):
-            if not line.endswith("("):
+    for step in steps(page.read_text(encoding="utf-8")):
+        if step.kind == "python":
+            for line in re.findall(r"^(?:from|import) .*$", step.text, re.MULTILINE):
                 exec(line, {})
 
 
