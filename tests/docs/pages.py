@@ -107,7 +107,8 @@ def _smaller(words: list[str]) -> list[str]:
         fewer += ["train.epochs=1", "train.width=32"]
         if "train.cycle.epochs=10" in words:
             fewer.append("train.cycle.epochs=1")
-    if words[2].startswith("shapes/") and "dataset=folder" not in words:
+    drawn = any(word.startswith("shapes/") for word in words) and "dataset=folder" not in words
+    if words[1] in ("precompute", "train") and drawn:
         fewer.append("dataset.size=96")
     return sets(*fewer)
 
