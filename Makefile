@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint types clean
+.PHONY: demo test slow lint types docs notebook clean
 
 demo: $(VENV)/installed
 	$(BIN)/sketchfusion demo --out demo
@@ -21,6 +21,14 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
+# Without a network. The variable silences an advertisement that is no warning about these pages.
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# Executes the tutorial's notebook again; needs the extra `docs`.
+notebook: $(VENV)/installed
+	$(BIN)/python docs/execute_notebook.py docs/tutorial.ipynb
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (torch is large: some minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
@@ -28,4 +36,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site

@@ -36,5 +36,5 @@ def sealed(document: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def seal_holds(document: Mapping[str, Json]) -> bool:
-    """Whether ``document`` carries the checksum that :func:`sealed` would give it."""
+    """Whether ``document`` carries the checksum that `sealed` would give it."""
     return document.get(SEAL) == sealed(document)[SEAL]

@@ -22,7 +22,7 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 class TemporaryFile:
-    """A file under construction: append bytes, then :meth:`publish` it or :meth:`discard` it.
+    """A file under construction: append bytes, then `publish` it or `discard` it.
 
     Its name is ``.{name}.{token}.tmp``, after its target unless it is given another. Creating one
     removes what killed owners left behind under the same name.
@@ -51,7 +51,7 @@ class TemporaryFile:
                     view = view[os.write(self._fd, view) :]
 
     def start_syncing(self, start: int, n_bytes: int) -> None:
-        """Let the disk begin with a part of what was written; :meth:`sync` still has to follow."""
+        """Let the disk begin with a part of what was written; `sync` still has to follow."""
         # Of dirty pages the advice keeps none back: it starts their write and does not wait.
         if hasattr(os, "posix_fadvise"):
             with suppress(OSError):
@@ -129,7 +129,7 @@ def make_folders(root: Path, folder: Path) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file name is one that :class:`TemporaryFile` gives."""
+    """Whether a file name is one that `TemporaryFile` gives."""
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
 
 

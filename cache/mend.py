@@ -120,7 +120,7 @@ class StoreMender:
 
 
 class ShardMender(AbstractContextManager["ShardMender"]):
-    """Writes the damaged files of one shard; nothing changes before :meth:`commit`."""
+    """Writes the damaged files of one shard; nothing changes before `commit`."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class ShardMender(AbstractContextManager["ShardMender"]):
         specs: Sequence[ArraySpec],
         report: MendReport,
     ) -> None:
-        """Use :meth:`StoreMender.shard`."""
+        """Use `StoreMender.shard`."""
         self._metadata = metadata
         self._grid = metadata.grid
         self._damage = damage

@@ -103,7 +103,7 @@ def read_root(path: Path) -> RootDocument:
 
 
 def image_line(record: ImageRecord) -> bytes:
-    """A line of ``images.jsonl``: ASCII JSON, keys in the order of :class:`ImageRecord`."""
+    """A line of ``images.jsonl``: ASCII JSON, keys in the order of `ImageRecord`."""
     return json.dumps(vars(record)).encode() + b"\n"
 
 

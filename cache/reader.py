@@ -43,7 +43,7 @@ class FeatureStore:
     """
 
     def __init__(self, metadata: Metadata) -> None:
-        """Use :meth:`open`."""
+        """Use `open`."""
         self.path = metadata.path
         """The store's folder."""
         self.recipe = metadata.root.recipe
@@ -113,7 +113,7 @@ class FeatureStore:
         return masks
 
     def readable(self, arrays: Iterable[str]) -> list[str]:
-        """Ids, in row order, of the images that :meth:`read` gives all these features of."""
+        """Ids, in row order, of the images that `read` gives all these features of."""
         complete = np.ones(len(self), bool)
         for name in arrays:
             complete &= self.committed[self._spec(name).name]

@@ -19,7 +19,7 @@ def roll_back(metadata: Metadata) -> None:
 
 
 def stale_files(metadata: Metadata) -> list[Path]:
-    """What :func:`roll_back` would remove; asked without the lock, so others may be at work."""
+    """What `roll_back` would remove; asked without the lock, so others may be at work."""
     stale = [
         file
         for folder in _folders(metadata)

@@ -22,7 +22,7 @@ from cache.shardfile import VERIFY_HINT, ShardFile, ShardFileWriter
 
 
 class ShardWriter(AbstractContextManager["ShardWriter"]):
-    """Writes rows of one shard; nothing of them exists before :meth:`commit`.
+    """Writes rows of one shard; nothing of them exists before `commit`.
 
     Maps stream to temporary files as they come; descriptors wait in memory. Leaving the block
     without a commit removes the temporaries.

@@ -76,7 +76,7 @@ class StoreWriter:
     def __init__(
         self, metadata: Metadata, images: Sequence[ImageRecord], arrays: Sequence[ArraySpec]
     ) -> None:
-        """Use :meth:`open`."""
+        """Use `open`."""
         self.path = metadata.path
         """The store's folder."""
         self.images = metadata.images.records()

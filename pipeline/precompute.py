@@ -100,8 +100,8 @@ def precompute(
         log: told about each step in one line.
 
     Raises:
-        BackboneError, DatasetError, InjectionError, StoreError, ExtractionError, ClusterError:
-        each with one line saying what is wrong and what to do. Committed shards are kept.
+        BackboneError, DatasetError, InjectionError, StoreError, ExtractionError, ClusterError: each
+            with one line saying what is wrong and what to do. Committed shards are kept.
     """
     log(f"loading backbone {config.backbone.label}")
     job = load_job(config if cluster is None else _on_cpu(config))

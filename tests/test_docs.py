@@ -14,7 +14,7 @@ from configs import load_config, preset_names
 from heads.protocols.paper import paper_numbers
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def documented_commands() -> list[str]:

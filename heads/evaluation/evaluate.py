@@ -69,7 +69,7 @@ def examine(
 
     Raises:
         RunError: a run without weights, or a run beside it that is not comparable; otherwise as
-        `open_experiment`.
+            `open_experiment`.
     """
     run = open_run(folder)
     experiment = reopen(run, log)

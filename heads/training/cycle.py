@@ -39,7 +39,7 @@ def train_cycle(
 
     Raises:
         RunError: `train.cycle.epochs` without a site to train. Otherwise as `train` and
-        `precompute`.
+            `precompute`.
     """
     if not config.train.injection.sites:
         raise RunError(
