@@ -139,9 +139,10 @@ class Store(Format):
     name = "this store"
     kind: Kind = "ours"
     check = False
+    dtype: ClassVar[str] = "float16"
 
     def write(self, images: Iterator[Maps]) -> None:
-        write_store(self.folder, self.shapes, self.n_images, images)
+        write_store(self.folder, self.shapes, self.n_images, images, dtype=self.dtype)
 
     def open(self) -> Read:
         store, names = FeatureStore.open(self.folder), list(self.shapes)
@@ -152,6 +153,31 @@ class Store(Format):
                 store.read(ids, names, out=self.buffers, check=self.check)
 
         return read
+
+
+class AsFloat32(Store):
+    """A float16 store for a head, which computes in float32."""
+
+    name = "float16 store"
+
+    def open(self) -> Read:
+        store, names = FeatureStore.open(self.folder), list(self.shapes)
+        stored = new_buffers(self.shapes)
+
+        def read(batches: Batches) -> None:
+            for batch in batches:
+                store.read([store.ids[row] for row in batch], names, out=stored)
+                for name in names:
+                    self.buffers[name].copy_(stored[name])
+
+        return read
+
+
+class Int8Store(Store):
+    """An int8 store: read, it is float32."""
+
+    name = "int8 store"
+    dtype: ClassVar[str] = "int8"
 
 
 class CheckedStore(Store):
@@ -368,11 +394,13 @@ FORMATS: tuple[type[Format], ...] = (
 )
 
 
-def new_buffers(shapes: Shapes) -> dict[str, torch.Tensor]:
+TYPES: tuple[type[Format], ...] = (AsFloat32, Int8Store, RawMemmap)
+"""What gives a head float32 from fewer bytes."""
+
+
+def new_buffers(shapes: Shapes, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
     """Room for a batch, written to once."""
-    return {
-        name: torch.zeros((BATCH, *shape), dtype=torch.float16) for name, shape in shapes.items()
-    }
+    return {name: torch.zeros((BATCH, *shape), dtype=dtype) for name, shape in shapes.items()}
 
 
 def random_images(shapes: Shapes, n_images: int, seed: int = 0) -> Iterator[Maps]:
@@ -391,16 +419,20 @@ def write_store(
     n_images: int,
     images: Iterator[Maps],
     put: Callable[[ShardWriter, int, Maps], None] = lambda shard, row, maps: shard.put(row, maps),
+    dtype: str = "float16",
 ) -> None:
-    """A float16 store of these maps, through the store's own writer."""
+    """A store of these maps, through the store's own writer."""
     records = [ImageRecord(f"{i:06d}.png", f"{i:064x}", 336, 336) for i in range(n_images)]
-    specs = [ArraySpec(name, shape, "float16") for name, shape in shapes.items()]
+    specs = [ArraySpec(name, shape, dtype) for name, shape in shapes.items()]
     recipe = Recipe({"benchmark": json.dumps({name: list(s) for name, s in shapes.items()})})
     writer = StoreWriter.open(folder, recipe, records, specs, SHARD_SIZE)
     for task in writer.pending():
         with writer.shard(task) as shard:
             for row in task.rows:
-                put(shard, row, next(images))
+                maps = next(images)
+                if dtype != "float16":
+                    maps = {name: values.astype(np.float32) for name, values in maps.items()}
+                put(shard, row, maps)
             shard.commit()
 
 

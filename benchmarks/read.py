@@ -19,10 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks.formats import (
     BATCH,
     FORMATS,
+    TYPES,
     Batches,
     Format,
     Read,
@@ -57,15 +59,23 @@ def measure(
             _warm(formats, n_images, rounds),
             _cold(formats, n_images, max(3, rounds // 2)),
             *_few([f for f in formats if f.name in FEW], n_images, rounds),
+            *_types(Path(name), shapes, n_images, rounds),
         ]
     settings = {"images": n_images, "rounds": rounds, "shrink": shrink}
     return Report("read", settings, tables)
 
 
-def written(folder: Path, shapes: Shapes, n_images: int) -> list[Format]:
-    """All installed formats with the same maps."""
-    found, buffers = [], new_buffers(shapes)
-    for kind in FORMATS:
+def written(
+    folder: Path,
+    shapes: Shapes,
+    n_images: int,
+    kinds: Sequence[type[Format]] = FORMATS,
+    dtype: torch.dtype = torch.float16,
+) -> list[Format]:
+    """The installed ones of some formats with the same maps, to be read as a type."""
+    folder.mkdir(exist_ok=True)
+    found, buffers = [], new_buffers(shapes, dtype)
+    for kind in kinds:
         if kind.installed():
             format_ = kind(folder / (kind.files_of or kind.__name__), shapes, n_images)
             format_.buffers = buffers
@@ -145,6 +155,22 @@ def _few(formats: Sequence[Format], n_images: int, rounds: int) -> Iterator[Tabl
         table = _table(title, formats, seconds)
         targets = [Target("this store, x memmap", bound, table.speed("this store"))]
         yield replace(table, targets=targets)
+
+
+def _types(folder: Path, shapes: Shapes, n_images: int, rounds: int) -> Iterator[Table]:
+    """float16 and int8 as a head wants them, in float32, warm and cold."""
+    formats = written(folder / "as-float32", shapes, n_images, TYPES, torch.float32)
+    facts = {f.name: {"MiB on disk": round(_bytes(f) / 2**20)} for f in formats}
+    readers = {f.name: f.open() for f in formats}
+    warm = _per_batch(readers, n_images, rounds)
+    readers.clear()
+    cold, _ = _cold_seconds(formats, n_images, max(3, rounds // 2))
+    yield _table("random batches as float32, warm", formats, warm, facts)
+    yield _table("random batches as float32, cold", formats, cold, facts)
+
+
+def _bytes(format_: Format) -> int:
+    return sum(file.stat().st_size for file in format_.files)
 
 
 def _per_batch(

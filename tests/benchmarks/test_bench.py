@@ -63,7 +63,12 @@ def preset(world: World, tmp_path: Path) -> str:
 
 def test_read(tmp_path: Path) -> None:
     found = report(tmp_path, "read", "--images", "32", "--shrink", "64", "--folder", str(tmp_path))
-    assert_complete(found, 5)
+    *tables, warm, cold = found["tables"]
+    assert_complete({"tables": tables}, 5)
+    for table in (warm, cold):  # As float32, of fewer bytes.
+        assert kinds(table) == {"ours", "limit"}
+        disk = {row["name"]: row["MiB on disk"] for row in table["rows"]}
+        assert disk["int8 store"] <= 0.6 * disk["float16 store"] + 1
     names = {row["name"] for row in found["tables"][0]["rows"]}
     assert {"this store", "zarr-python", "tensorstore", "zarrs", "WebDataset", "LMDB"} <= names
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
