@@ -6,12 +6,14 @@ import importlib
 import re
 import shlex
 import sys
+import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tests.heads.worlds import ok, sets
+from tests.serving import serving
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -87,6 +89,10 @@ def run_command(line: str) -> None:
     """Run a command of a page in this process and folder; it must succeed."""
     words = shlex.split(line)
     words += _smaller(words)
+    if words[:2] == ["sketchfusion", "serve"]:
+        with serving(*(word for word in words[2:] if word != "--open")) as address:
+            assert b"<canvas" in urllib.request.urlopen(address).read()
+        return
     if words[0] == "sketchfusion":
         ok(*words[1:])
         return

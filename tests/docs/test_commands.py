@@ -106,6 +106,8 @@ def test_the_guide_to_using_a_run_runs(pictures: Path) -> None:
     run_command(f"sketchfusion train shapes/recognition {own} --out runs/recognition")
     todo = steps(page("docs/use.md"))
     assert len(todo) == 11 and follow(todo) == []
+    todo = steps(page("docs/serve.md"))
+    assert len(todo) == 4 and follow(todo) == []
 
 
 def test_exchange_and_repair_run(pictures: Path) -> None:

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +18,8 @@ from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.heads.serve.conftest import TASKS
-from tests.heads.worlds import ROOT, World
+from tests.heads.worlds import World
+from tests.serving import serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 FLAGS = [
@@ -41,22 +38,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is install
 @pytest.fixture(scope="module")
 def address(world: World, runs: Callable[[str], Path]) -> Iterator[str]:
     """The command itself, as a user starts it; Ctrl-C ends it."""
-    folders = [str(runs(task)) for task in TASKS]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cli", "serve", *folders, "--port", "0"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline().strip()
-    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", line), line + process.stderr.read()  # type: ignore[union-attr]
-    yield line
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and errors.strip().endswith("stopped"), errors
+    with serving(*(runs(task) for task in TASKS)) as line:
+        yield line
 
 
 @pytest.fixture
