@@ -112,6 +112,13 @@ def plan(
 @part_option
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Start N worker processes.")
 @click.option("--scheduler", metavar="ADDR", help="Use the workers of a dask scheduler.")
+@click.option(
+    "--shard-limit",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Give a shard that takes longer to another worker. Default: 5 times the slowest so far, "
+    "at least 10 minutes.",
+)
 @json_option
 def precompute(
     config: str,
@@ -120,6 +127,7 @@ def precompute(
     part: Part,
     workers: int | None,
     scheduler: str | None,
+    shard_limit: float | None,
     as_json: bool,
 ) -> None:
     """Stage 1: compute the features of every image into a store.
@@ -135,9 +143,11 @@ def precompute(
         raise click.UsageError("--workers starts processes here; with --scheduler leave it out")
     cluster = None
     if workers or scheduler:
-        from pipeline.distributed import Cluster
+        from pipeline.cluster import Cluster
 
-        cluster = Cluster(scheduler, workers or 1)
+        cluster = Cluster(scheduler, workers or 1, shard_limit)
+    elif shard_limit:
+        raise click.UsageError("--shard-limit is for --workers and --scheduler")
     with ImageBar() as bar:
         report = run(load_config(config, overrides), out, part, cluster, bar.update, note)
     if as_json:

@@ -18,6 +18,7 @@ from cache.metadata import read_file
 from cache.records import RECORD_TYPES, ImageRecord, have_record_types
 from cache.shardfile import VERIFY_HINT
 
+_SORTED_KEYS = tuple(sorted(RECORD_TYPES))
 _COMMIT = re.compile(r"([0-9]{6,})\.json")
 _TEMPORARY = re.compile(r"\.([0-9]{6,})\.json\..*")
 _SEAL_PIECE = re.compile(rb'"%s":"([0-9a-f]{8})",' % SEAL.encode())
@@ -41,7 +42,8 @@ class ImageRows(Sequence[ImageRecord]):
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         """Raises TypeError where a row is not an image record."""
-        if any(row.keys() != RECORD_TYPES.keys() for row in rows) or not have_record_types(rows):
+        # Canonical JSON sorts keys, so all rows have them in one order; asked of all at once.
+        if not set(map(tuple, rows)) <= {_SORTED_KEYS} or not have_record_types(rows):
             raise TypeError("not an image record")
         self._rows = rows
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_PART_BYTES = 2**20
+"""Of values in float64 that are transformed at a time: few enough for a processor's cache."""
 _ROUNDING = 1e-24
 """Variance of a map, as a share of its mean square, up to which it is constant."""
 
@@ -30,28 +32,49 @@ class Spectrum:
     """Cycles per image, weighted by power: higher where there is more detail."""
 
 
-def power_spectra(maps: np.ndarray) -> np.ndarray:
-    """Variance of maps [B, C, h, w] by frequency, float64 of the same shape, fftfreq's order.
+def power_spectrum(maps: np.ndarray) -> np.ndarray:
+    """Variance of maps [B, C, h, w] by frequency, summed over images: float64 [C, h, w].
 
-    Without the mean: the entry of frequency 0 is zero. The sum over frequencies is the windowed
-    map's mean square, for white noise its variance.
+    In fftfreq's order and without the mean: the entry of frequency 0 is zero. The sum over
+    frequencies is the windowed maps' mean square, for white noise B times its variance.
     """
+    n_images, n_channels, height, width = maps.shape
+    channel_bytes = max(1, n_images) * height * width * np.dtype(np.float64).itemsize
+    step = max(1, _PART_BYTES // channel_bytes)
+    parts = [maps[:, start : start + step] for start in range(0, n_channels, step)]
+    return _mirrored(np.concatenate([_half_spectrum(part) for part in parts]), width)
+
+
+def _half_spectrum(maps: np.ndarray) -> np.ndarray:
+    """The same without the negative frequencies along x: [C, h, w // 2 + 1]."""
     height, width = maps.shape[2:]
     window = np.outer(_hann(height), _hann(width))
     values = maps.astype(np.float64)
+    squares = np.einsum("bcyx,bcyx->bc", values, values) / (height * width)
     # The mean under the window, so that nothing is left of it at any frequency.
-    values = values - (values * window).sum((2, 3), keepdims=True) / window.sum()
-    window /= np.sqrt(np.square(window).mean())
-    transformed = np.fft.fft2(values * window) / (height * width)
-    powers = np.square(np.abs(transformed))
-    # What is left of a constant map is rounding, and no signal.
-    squares = np.square(maps.astype(np.float64)).mean((2, 3))
-    powers[powers.sum((2, 3)) <= _ROUNDING * squares] = 0
-    return powers
+    means = np.einsum("bcyx,yx->bc", values, window) / window.sum()
+    values -= means[:, :, None, None]
+    values *= window / (np.sqrt(np.square(window).mean()) * height * width)
+    transformed = np.fft.rfft2(values)
+    powers = np.square(transformed.real)
+    powers += np.square(transformed.imag)
+    # What is left of a constant map is rounding, and no signal. Columns with a mirror count twice.
+    columns = np.full(powers.shape[3], 2.0)
+    columns[:: width // 2 if width % 2 == 0 else width] = 1
+    powers[np.einsum("bcyx,x->bc", powers, columns) <= _ROUNDING * squares] = 0
+    return powers.sum(0)
+
+
+def _mirrored(half: np.ndarray, width: int) -> np.ndarray:
+    """All frequencies of real maps: power at -k is power at k."""
+    height, known = half.shape[1:]
+    ys = -np.arange(height) % height
+    xs = -np.arange(known, width) % width
+    return np.concatenate([half, half[:, ys][:, :, xs]], axis=2)
 
 
 def radial_spectrum(powers: np.ndarray) -> Spectrum:
-    """Power over the distance from frequency 0, of `power_spectra` summed over images [C, h, w].
+    """Power over the distance from frequency 0, of a `power_spectrum` [C, h, w].
 
     Raises `ValueError` for maps of one cell, which have no frequencies.
     """

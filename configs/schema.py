@@ -126,7 +126,7 @@ class ExtractionConfig(Section):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     workers: Whole | Literal["auto"] = "auto"
-    """Processes that decode and resize images; 0 does it in the main process."""
+    """Processes (in a dask worker: threads) that decode images; 0 does it in the main process."""
     shard_size: Whole = Field(default=64, ge=1, le=4096)
     """Images per shard of a new store; an existing store keeps its own."""
 

@@ -61,12 +61,14 @@ def compute_tasks(
     tasks: Sequence[ShardTask],
     workers: int,
     listener: Listener | None = None,
+    in_threads: bool = False,
 ) -> Progress:
     """Compute and commit these tasks in this process.
 
     Args:
         workers: processes that decode pictures; 0 decodes in this one.
         listener: called after every batch.
+        in_threads: decode in so many threads instead of processes.
 
     Raises DatasetError, StoreError or ExtractionError; what is committed is kept.
     """
@@ -76,7 +78,7 @@ def compute_tasks(
     images = writer.images
     extractor = job.extractor
     # Closed even where an error's traceback keeps this frame alive: decoding processes would be.
-    inputs = closing(_inputs(job, writer, tasks, workers))
+    inputs = closing(_inputs(job, writer, tasks, workers, in_threads))
     with inputs as batches, ShardSink(writer, tasks) as sink:
         last = time.perf_counter()
         for batch in batches:
@@ -108,7 +110,7 @@ def compute_tasks(
 
 
 def _inputs(
-    job: Job, writer: TaskWriter, tasks: Sequence[ShardTask], workers: int
+    job: Job, writer: TaskWriter, tasks: Sequence[ShardTask], workers: int, in_threads: bool
 ) -> Generator[SquareBatch | LatentBatch]:
     """Decoded pictures, or stored latents where these are enough."""
     batches = list(_batches(tasks, job.extractor.batch_size))
@@ -122,6 +124,7 @@ def _inputs(
         job.config.backbone.resolution,
         job.config.extraction.pad,
         min(workers, len(batches)),
+        in_threads,
     )
 
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from configs import BackboneConfig, ExtractionConfig
 from pipeline.arrays import Geometry, feature_geometry
 from pipeline.backbone import sd_and_clip
-from pipeline.clip import build_clip, clip_features, clip_shapes
+from pipeline.clip import build_clip, clip_shapes
 from pipeline.injection import Injection, adder, load_injection
 from pipeline.stable_diffusion import build_architecture, sd_architecture
 from pipeline.unet import extract, site_channels
@@ -56,8 +56,10 @@ def measure_cost(backbone: BackboneConfig, extraction: ExtractionConfig) -> Cost
     architecture = sd_architecture(sd)
     with torch.device("meta"):
         unet, vae = build_architecture(architecture)
-        visual = build_clip(clip, backbone.resolution).visual
-        tokens, embedding = clip_shapes(visual.eval(), backbone.resolution)
+        visual = build_clip(clip, backbone.resolution).visual.eval()
+        shapes: list[tuple[tuple[int, int, int], int]] = []
+        clip_flops = _flops(lambda: shapes.append(clip_shapes(visual, backbone.resolution)))
+        tokens, embedding = shapes[0]
         geometry = feature_geometry(unet, vae, backbone.resolution, tokens, embedding)
         square = torch.zeros(1, 3, backbone.resolution, backbone.resolution)
         prompt = torch.zeros(1, architecture["prompt_tokens"], unet.config.cross_attention_dim)
@@ -74,7 +76,7 @@ def measure_cost(backbone: BackboneConfig, extraction: ExtractionConfig) -> Cost
 
         return Cost(
             vae=_flops(lambda: vae.encode(square)),
-            clip=_flops(lambda: clip_features(visual, square)),
+            clip=clip_flops,
             unet=_flops(unet_pass),
             passes=len(extraction.timesteps) * extraction.ensemble,
             geometry=geometry,

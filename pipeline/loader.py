@@ -8,7 +8,10 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +135,7 @@ def load_squares(
     resolution: int,
     pad: Pad,
     workers: int,
+    in_threads: bool = False,
 ) -> Generator[SquareBatch]:
     """Decoded batches in order; at most two per worker are held ready.
 
@@ -140,11 +144,36 @@ def load_squares(
     Args:
         images: the store's records; rows index into it.
         workers: processes; 0 decodes in this one.
+        in_threads: take so many threads instead, where processes cannot be started.
 
     Raises:
         LoadingError: a file that is there cannot be read, or a worker died.
     """
     squares = _Squares(dataset, images, batches, resolution, pad)
+    loader = _in_threads if in_threads and workers else _in_processes
+    with closing(loader(squares, workers)) as loaded:
+        for batch in loaded:
+            if isinstance(batch, LoadingError):
+                raise batch
+            yield batch
+
+
+def _in_threads(squares: _Squares, workers: int) -> Generator[SquareBatch | LoadingError]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decoder")
+    try:
+        ahead: deque[Future[SquareBatch | LoadingError]] = deque()
+        for index in range(len(squares)):
+            ahead.append(pool.submit(squares.__getitem__, index))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        # A thread in a read that does not end is not waited for.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_processes(squares: _Squares, workers: int) -> Generator[SquareBatch | LoadingError]:
     # Batches travel as numpy arrays through pipes: shared memory is small in many containers.
     loader = DataLoader(
         squares,
@@ -155,10 +184,7 @@ def load_squares(
         worker_init_fn=_end_with_parent,
     )
     try:
-        for batch in loader:
-            if isinstance(batch, LoadingError):
-                raise batch
-            yield batch
+        yield from loader
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

@@ -42,7 +42,8 @@ class Plan:
     bytes_free: int
     place: Path
     cost: Cost
-    flops_per_second: float
+    flops_per_second: float | None
+    """None where there is nothing to do."""
     device: str
 
     @property
@@ -53,6 +54,8 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Rough time for the images still to do, from a short probe of this machine."""
+        if self.flops_per_second is None:
+            return 0.0
         return self.n_to_do * self.cost.total / self.flops_per_second
 
     def as_json(self) -> dict[str, Any]:
@@ -96,7 +99,9 @@ class Plan:
             f"per image   {human_bytes(per_image)}, {human_flops(cost.total)} ({networks})",
             *(f"  {name:<{width}} {human_bytes(n)}" for name, n in self.bytes_by_array.items()),
             f"time        about {human_seconds(self.seconds)} on {self.device} "
-            "(rough: from a half-second probe)",
+            "(rough: from a half-second probe)"
+            if self.n_to_do
+            else "time        nothing to do",
         ]
         return "\n".join(lines)
 
@@ -119,13 +124,14 @@ def make_plan(config: Config, out: Path | None = None, part: Part = WHOLE) -> Pl
     else:
         specs = array_specs(cost.geometry, extraction)
     n_images = len(dataset.ids)
-    n_to_do = math.ceil(len(_missing(dataset.ids, specs, out)) / part.count)
+    n_to_do = math.ceil(_count_missing(dataset.ids, specs, out) / part.count)
     bytes_by_array = {
         spec.name: sum(array.record_bytes for array in spec.zarr_arrays) for spec in specs
     }
     device = pick_device(extraction.device)
     place = _existing_parent(out or Path("stores"))
-    speed = probe_flops_per_second(device, DTYPES[extraction.precision])
+    # The probe takes half a second, for nothing where there is nothing to do.
+    speed = probe_flops_per_second(device, DTYPES[extraction.precision]) if n_to_do else None
     return Plan(
         n_images=n_images,
         n_to_do=n_to_do,
@@ -135,24 +141,27 @@ def make_plan(config: Config, out: Path | None = None, part: Part = WHOLE) -> Pl
         bytes_free=shutil.disk_usage(place).free,
         place=place,
         cost=cost,
-        flops_per_second=speed * PROBE_SHARE,
+        flops_per_second=None if speed is None else speed * PROBE_SHARE,
         device=str(device),
     )
 
 
-def _missing(ids: Sequence[str], specs: list[ArraySpec], out: Path | None) -> list[str]:
-    """Images of which the store at `out` lacks an array."""
+def _count_missing(ids: Sequence[str], specs: list[ArraySpec], out: Path | None) -> int:
+    """How many images the store at `out` lacks an array of."""
     if out is None:
-        return list(ids)
+        return len(ids)
     try:
         store = FeatureStore.open(out)
     except NotAStore:
-        return list(ids)
+        return len(ids)
     if any(spec.name not in store.arrays for spec in specs):
-        return list(ids)
+        return len(ids)
     done = np.logical_and.reduce([store.committed[spec.name] for spec in specs])
+    # Most stores list just the dataset, in its order: then no image need be looked up.
+    if store.ids == list(ids):
+        return int(np.count_nonzero(~done))
     complete = {store.ids[row] for row in np.flatnonzero(done)}
-    return [image_id for image_id in ids if image_id not in complete]
+    return sum(image_id not in complete for image_id in ids)
 
 
 def _existing_parent(path: Path) -> Path:

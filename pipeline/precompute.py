@@ -9,7 +9,7 @@ committed when all its rows are there, and what is committed is never done again
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,10 @@ from pipeline.collection import scan
 from pipeline.compute import Listener, compute_tasks
 from pipeline.job import load_job
 from pipeline.loader import auto_workers
+from pipeline.watch import WorkerShare, share_table
 
 if TYPE_CHECKING:
-    from pipeline.distributed import Cluster
+    from pipeline.cluster import Cluster
 
 
 N_SKIPPED_SHOWN = 10
@@ -62,6 +63,8 @@ class PrecomputeReport:
     compute_seconds: float
     write_seconds: float
     batch_size: int
+    workers: list[WorkerShare] = field(default_factory=list)
+    """What each dask worker did; empty where the work was done in this process."""
 
     def as_text(self) -> str:
         """What was done and what was left out, for a terminal."""
@@ -79,6 +82,8 @@ class PrecomputeReport:
             lines.append(f"left out {len(self.skipped) - N_SKIPPED_SHOWN} more files")
         if self.n_shards_pending:
             lines.append(f"left for other parts: {self.n_shards_pending} pieces of work")
+        if self.workers:
+            lines += share_table(self.workers)
         return "\n".join(lines)
 
 
@@ -121,6 +126,7 @@ def precompute(
     )
     tasks = [task for task in writer.pending() if part.owns(task.shard)]
     log(f"store {out} ({fingerprint[:12]}): pieces of work to do: {len(tasks)}")
+    shares: list[WorkerShare] = []
     if cluster is None:
         workers = config.extraction.workers
         if workers == "auto":
@@ -130,7 +136,7 @@ def precompute(
         # dask takes a second to import, for nothing where it is not used.
         from pipeline.distributed import compute_on_cluster
 
-        progress = compute_on_cluster(cluster, config, out, tasks, listener, log)
+        progress, shares = compute_on_cluster(cluster, config, out, tasks, listener, log)
     return PrecomputeReport(
         store=out,
         fingerprint=fingerprint,
@@ -145,6 +151,7 @@ def precompute(
         compute_seconds=progress.compute,
         write_seconds=progress.write,
         batch_size=job.extractor.batch_size,
+        workers=shares,
     )
 
 

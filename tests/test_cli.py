@@ -65,7 +65,12 @@ def test_plan_counts_what_precompute_then_writes(tmp_path: Path) -> None:
         if name != "clip/pooled":  # its files hold 1,024 rows from the start
             assert written == pytest.approx(6 * n_bytes, rel=0.05)
     after = json.loads(run("plan", "demo", "--out", str(out), *sets, "--json").stdout)
-    assert after["images_to_do"] == 0
+    assert after["images_to_do"] == after["seconds_estimate"] == 0
+    assert "nothing to do" in run("plan", "demo", "--out", str(out), *sets).stdout
+    fewer = json.loads(
+        run("plan", "demo", "--out", str(out), "--set", "dataset.size=4", "--json").stdout
+    )
+    assert fewer["images_to_do"] == 0
     more = ["--set", "dataset.size=9"]
     grown = json.loads(run("plan", "demo", "--out", str(out), *more, "--json").stdout)
     assert grown["images_to_do"] == 3

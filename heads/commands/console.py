@@ -118,7 +118,7 @@ _USER_ERRORS = (
     ("heads.use.pictures", "UseError"),
     ("pipeline.checkpoints", "BackboneError"),
     ("pipeline.datasets.base", "DatasetError"),
-    ("pipeline.distributed", "ClusterError"),
+    ("pipeline.cluster", "ClusterError"),
     ("pipeline.extract", "ExtractionError"),
     ("pipeline.injection", "InjectionError"),
     ("pipeline.unet", "UnsupportedUNet"),

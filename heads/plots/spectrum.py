@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from cache.spectrum import Spectrum, power_spectra, radial_spectrum
+from cache.spectrum import Spectrum, power_spectrum, radial_spectrum
 from heads.plots.style import (
     CURVES,
     DASHES,
@@ -31,7 +31,7 @@ class SpectrumMeter:
         """Count maps [B, C, h, w]. Raises `ValueError` for another shape, or a single cell."""
         if min(maps.shape[2:]) < 2:
             raise ValueError(f"a map of {maps.shape[2]} x {maps.shape[3]} cells has no frequencies")
-        powers = power_spectra(maps).sum(0)
+        powers = power_spectrum(maps)
         if self._powers is not None and self._powers.shape != powers.shape:
             raise ValueError(f"maps {list(maps.shape[1:])} after {list(self._powers.shape)}")
         self._powers = powers if self._powers is None else self._powers + powers

@@ -1,0 +1,137 @@
+"""Which worker is at which shard since when, who takes too long, and what each has done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+SLOWER = 5
+"""A shard may take so many times what the slowest took so far ..."""
+FLOOR = 600.0
+"""... but always so many seconds: a first shard also loads the weights."""
+TRIES = 3
+"""So many workers may take too long over one shard; it is then not the workers."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A shard in work."""
+
+    number: int
+    """Which of the tasks."""
+    worker: str
+    """Address."""
+    since: float
+    """Time of the watch's clock."""
+
+
+@dataclass(frozen=True)
+class WorkerShare:
+    """What one worker has done in a run."""
+
+    worker: str
+    """Its name in dask."""
+    host: str
+    shards: int
+    images: int
+    seconds: float
+    """Spent on them, without loading the weights."""
+    images_per_second: float
+
+
+class ShardWatch:
+    """Shards in work, and how long they may take.
+
+    Shards are handed out largest first, so what finished ones took is a generous measure. Before
+    the first has finished there is none, and without a limit of one's own nothing is overdue.
+
+    Args:
+        limit: seconds for a shard; None goes by what shards took so far.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, limit: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._running: dict[int, Running] = {}
+        self._slowest: float | None = None
+        self._tries: dict[int, int] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether no shard is in work."""
+        return not self._running
+
+    def started(self, number: int, worker: str) -> None:
+        """A worker has begun with a task, or begun again."""
+        self._running[number] = Running(number, worker, self._clock())
+
+    def finished(self, number: int) -> None:
+        """A task has ended."""
+        running = self._running.pop(number, None)
+        if running is not None:
+            self._slowest = max(self._slowest or 0, self._clock() - running.since)
+
+    def overdue(self) -> list[tuple[Running, float]]:
+        """Tasks that take too long, each with its limit in seconds."""
+        now = self._clock()
+        limits = ((running, self._limit_of(running.number)) for running in self._running.values())
+        return [(r, limit) for r, limit in limits if limit is not None and now - r.since > limit]
+
+    def lost(self, number: int) -> None:
+        """The worker of a task is gone."""
+        self._running.pop(number, None)
+
+    def given_up(self, number: int) -> int:
+        """A task is taken from a worker that takes too long: how many times that has happened.
+
+        It has twice the time then: it may just be a slow one.
+        """
+        self.lost(number)
+        self._tries[number] = self._tries.get(number, 0) + 1
+        return self._tries[number]
+
+    def _limit_of(self, number: int) -> float | None:
+        limit = self._limit
+        if limit is None and self._slowest is not None:
+            limit = max(FLOOR, SLOWER * self._slowest)
+        return None if limit is None else limit * 2 ** self._tries.get(number, 0)
+
+
+class Shares:
+    """Adds up what each worker has done."""
+
+    def __init__(self) -> None:
+        self._totals: dict[tuple[str, str], tuple[int, int, float]] = {}
+
+    def add(self, worker: str, host: str, images: int, seconds: float) -> None:
+        """Count one shard."""
+        shards, before, spent = self._totals.get((worker, host), (0, 0, 0.0))
+        self._totals[worker, host] = (shards + 1, before + images, spent + seconds)
+
+    def all(self) -> list[WorkerShare]:
+        """By name and host."""
+        return [
+            WorkerShare(*who, shards, images, round(spent, 3), round(images / max(spent, 1e-9), 3))
+            for who, (shards, images, spent) in sorted(self._totals.items())
+        ]
+
+
+def share_table(shares: Sequence[WorkerShare]) -> list[str]:
+    """Lines for a terminal, a worker each."""
+    rows = [("worker", "host", "shards", "images", "images/s")]
+    rows += [
+        (s.worker, s.host, f"{s.shards:,}", f"{s.images:,}", f"{s.images_per_second:.3g}")
+        for s in shares
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
