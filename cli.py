@@ -19,6 +19,7 @@ import click
 
 from heads.commands.bench import bench
 from heads.commands.console import (
+    STORE,
     Commands,
     Terminated,
     cache_option,
@@ -33,6 +34,7 @@ from heads.commands.store import cache
 from heads.commands.use import classify, match, retrieve, segment
 
 if TYPE_CHECKING:
+    from cache import StorePath
     from pipeline.precompute import Part
 
 
@@ -71,12 +73,12 @@ def _on_sigterm(number: int, frame: FrameType | None) -> NoReturn:
 )
 @main.command()
 @click.argument("config")
-@click.option("--out", type=click.Path(path_type=Path), help="The store, if it is known.")
+@click.option("--out", type=STORE, metavar="STORE", help="The store, if it is known.")
 @set_option
 @part_option
 @json_option
 def plan(
-    config: str, out: Path | None, overrides: tuple[str, ...], part: Part, as_json: bool
+    config: str, out: StorePath | None, overrides: tuple[str, ...], part: Part, as_json: bool
 ) -> None:
     """Say what a precompute will take: images, bytes, operations, time.
 
@@ -88,7 +90,7 @@ def plan(
 
     made = make_plan(load_config(config, overrides), out, part)
     click.echo(json.dumps(made.as_json(), indent=2) if as_json else made.as_text())
-    if not made.fits:
+    if made.bytes_free is not None and not made.fits:
         raise click.ClickException(
             f"{made.place} has {human_bytes(made.bytes_free)} free but the store needs "
             f"{human_bytes(made.bytes_needed)}; choose another disk with --out, fewer layers or "
@@ -101,10 +103,13 @@ def plan(
     "sketchfusion precompute my.yaml --set dataset.root=~/pictures",
     "sketchfusion precompute my.yaml --out /scratch/features --part $SLURM_ARRAY_TASK_ID/32",
     "sketchfusion precompute my.yaml --out /scratch/features --scheduler tcp://head:8786",
+    "sketchfusion precompute my.yaml --out s3://bucket/features",
 )
 @main.command()
 @click.argument("config")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the store.")
+@click.option(
+    "--out", type=STORE, metavar="STORE", help="The store: a folder, or s3://BUCKET/NAME."
+)
 @set_option
 @part_option
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Start N worker processes.")
@@ -112,7 +117,7 @@ def plan(
 @json_option
 def precompute(
     config: str,
-    out: Path | None,
+    out: StorePath | None,
     overrides: tuple[str, ...],
     part: Part,
     workers: int | None,
@@ -158,7 +163,7 @@ def precompute(
 @json_option
 def train(
     config: str,
-    caches: tuple[Path, ...],
+    caches: tuple[StorePath, ...],
     out: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
@@ -209,7 +214,11 @@ def train(
 @click.option("--no-floors", is_flag=True, help="Leave out the scores that need no network.")
 @json_option
 def evaluate(
-    run: Path, caches: tuple[Path, ...], beside: tuple[Path, ...], no_floors: bool, as_json: bool
+    run: Path,
+    caches: tuple[StorePath, ...],
+    beside: tuple[Path, ...],
+    no_floors: bool,
+    as_json: bool,
 ) -> None:
     """Evaluate RUN on its test part, beside baselines, floors, chance and the paper.
 
@@ -261,7 +270,7 @@ def demo(out: Path, pictures: Path | None, overrides: tuple[str, ...]) -> None:
 )
 @main.command()
 @click.argument("config", required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="The store, if it is known.")
+@click.option("--out", type=STORE, metavar="STORE", help="The store, if it is known.")
 @click.option("--numerics", is_flag=True, help="Measure what narrower types cost, on a sample.")
 @click.option(
     "--images", type=click.IntRange(1), default=8, show_default=True, help="Images of the sample."
@@ -270,7 +279,7 @@ def demo(out: Path, pictures: Path | None, overrides: tuple[str, ...]) -> None:
 @json_option
 def doctor(
     config: str | None,
-    out: Path | None,
+    out: StorePath | None,
     numerics: bool,
     images: int,
     overrides: tuple[str, ...],

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from dask.distributed import Client, KilledWorker, LocalCluster, as_completed
 
-from cache import FeatureStore, ShardTask, StoreError, StoreWriter
+from cache import FeatureStore, RemotePath, ShardTask, StoreError, StorePath, StoreWriter
 from configs import Config
 from pipeline.checkpoints import BackboneError
 from pipeline.compute import Listener, Progress, compute_tasks
@@ -47,7 +46,7 @@ class Cluster:
 def compute_on_cluster(
     cluster: Cluster,
     config: Config,
-    store: Path,
+    store: StorePath,
     tasks: Sequence[ShardTask],
     listener: Listener | None = None,
     log: Callable[[str], None] = lambda line: None,
@@ -64,6 +63,8 @@ def compute_on_cluster(
     progress = Progress(sum(len(task.rows) for task in tasks), len(tasks))
     if not tasks:
         return progress
+    if isinstance(store, RemotePath) and store.protocol == "memory":
+        raise ClusterError(f"{store}: other processes do not see it; write to a place they see")
     text, place = config.model_dump_json(), str(store.resolve())
     order = sorted(tasks, key=lambda task: -len(task.rows) * len(task.arrays))
     with _client(cluster) as client:

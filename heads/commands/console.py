@@ -9,9 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from cache import StorePath
 
 
 class Terminated(BaseException):
@@ -94,6 +97,23 @@ def examples(*lines: str) -> Callable[[Any], Any]:
     return decorate
 
 
+class StoreType(click.ParamType):
+    """Where a store is: a local path, or a URL such as s3://bucket/store."""
+
+    name = "store"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> StorePath:
+        if not isinstance(value, str) or "://" not in value:
+            return Path(value)
+        from cache import store_path
+
+        return store_path(value)
+
+
+STORE = StoreType()
+
 set_option = click.option(
     "--set",
     "overrides",
@@ -105,9 +125,9 @@ cache_option = click.option(
     "--cache",
     "caches",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=STORE,
     metavar="STORE",
-    help="A store to read; may be repeated.",
+    help="A store to read, local or s3://BUCKET/NAME; may be repeated.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from heads.commands.console import examples, note, set_option
+from heads.commands.console import STORE, examples, note, set_option
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from cache import StorePath
     from heads.explain import Explained
 
 
@@ -41,7 +42,7 @@ def _n(default: int, what: str) -> Callable[[Any], Any]:
 _images = click.option(
     "--image", "images", multiple=True, metavar="ID", help="An image's id; may be repeated."
 )
-_store = click.argument("store", type=click.Path(path_type=Path))
+_store = click.argument("store", type=STORE)
 _run = click.argument("run", type=click.Path(path_type=Path))
 
 
@@ -89,11 +90,11 @@ def pca(
     "sketchfusion plot spectrum --run runs/match --n 500 --out spectrum.pdf",
 )
 @plot.command("spectrum")
-@click.argument("store", type=click.Path(path_type=Path), required=False)
+@click.argument("store", type=STORE, required=False)
 @click.option("--run", type=click.Path(path_type=Path), help="A run: its features, and fused.")
 @_n(200, "images")
 @_out("spectrum.png")
-def spectrum(store: Path | None, run: Path | None, n: int, out: Path) -> None:
+def spectrum(store: StorePath | None, run: Path | None, n: int, out: Path) -> None:
     """How coarse or fine features are: power over spatial frequency.
 
     Of all maps in STORE; or, with --run, of the maps that the run reads and of the descriptors

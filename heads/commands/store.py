@@ -8,11 +8,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from heads.commands.console import examples, json_option, note, set_option
+from heads.commands.console import STORE, examples, json_option, note, set_option
+
+if TYPE_CHECKING:
+    from cache import StorePath
 
 
 @click.group()
@@ -22,9 +25,9 @@ def cache() -> None:
 
 @examples("sketchfusion cache ls", "sketchfusion cache ls /scratch/features --json")
 @cache.command("ls")
-@click.argument("folder", type=click.Path(path_type=Path), default="stores")
+@click.argument("folder", type=STORE, default="stores")
 @json_option
-def cache_ls(folder: Path, as_json: bool) -> None:
+def cache_ls(folder: StorePath, as_json: bool) -> None:
     """List the stores in FOLDER (default: stores)."""
     from cache import list_stores
     from cache.units import human_bytes
@@ -46,9 +49,9 @@ def cache_ls(folder: Path, as_json: bool) -> None:
 
 @examples("sketchfusion cache info stores/demo", "sketchfusion cache info stores/demo --json")
 @cache.command("info")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=STORE)
 @json_option
-def cache_info(store: Path, as_json: bool) -> None:
+def cache_info(store: StorePath, as_json: bool) -> None:
     """Say what is in STORE: images, arrays, recipe, fingerprint."""
     from cache import describe_store
     from cache.units import human_bytes, printable
@@ -71,10 +74,10 @@ def cache_info(store: Path, as_json: bool) -> None:
 
 @examples("sketchfusion cache verify stores/demo", "sketchfusion cache verify stores/demo --fast")
 @cache.command("verify")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=STORE)
 @click.option("--fast", is_flag=True, help="Sizes and indexes only, not every checksum.")
 @json_option
-def cache_verify(store: Path, fast: bool, as_json: bool) -> None:
+def cache_verify(store: StorePath, fast: bool, as_json: bool) -> None:
     """Check STORE: every checksum, size, index and commit. Exits with 1 if it is damaged."""
     from cache import verify_store
     from cache.units import human_bytes, printable
@@ -107,13 +110,13 @@ def cache_verify(store: Path, fast: bool, as_json: bool) -> None:
     "sketchfusion cache repair stores/mine mine.yaml",
 )
 @cache.command("repair")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=STORE)
 @click.argument("config")
 @set_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @json_option
 def cache_repair(
-    store: Path, config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool
+    store: StorePath, config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool
 ) -> None:
     """Verify STORE and compute again exactly what is damaged.
 
@@ -122,12 +125,14 @@ def cache_repair(
     kept byte for byte. Stopped at any point, the same command goes on. Exits with 1 if the store is
     still damaged, or with --dry-run if there is something to do.
     """
+    from cache import local_path
     from configs import load_config
     from pipeline.bar import ImageBar
     from pipeline.repair import repair
 
     with ImageBar() as bar:
-        report = repair(load_config(config, overrides), store, dry_run, bar.update, note)
+        place = local_path(store, "cache repair")
+        report = repair(load_config(config, overrides), place, dry_run, bar.update, note)
     click.echo(json.dumps(report.as_json(), indent=2) if as_json else report.as_text())
     if not report.sound:
         sys.exit(1)
@@ -139,24 +144,25 @@ def cache_repair(
     "sketchfusion cache prune stores/mine --temporary",
 )
 @cache.command("prune")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=STORE)
 @click.option("--timestep", "timesteps", type=int, multiple=True, help="May be repeated.")
 @click.option("--array", "names", multiple=True, help="An array or a group; may be repeated.")
 @click.option("--temporary", is_flag=True, help="What killed writers left behind.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def cache_prune(
-    store: Path, timesteps: tuple[int, ...], names: tuple[str, ...], temporary: bool, yes: bool
+    store: StorePath, timesteps: tuple[int, ...], names: tuple[str, ...], temporary: bool, yes: bool
 ) -> None:
     """Drop arrays or temporary files from STORE, after showing their sizes.
 
     What was dropped can be computed again by a precompute that asks for it.
     """
-    from cache import plan_arrays, plan_temporaries, prune_arrays, prune_temporaries
+    from cache import local_path, plan_arrays, plan_temporaries, prune_arrays, prune_temporaries
     from cache.units import human_bytes, printable
 
     if temporary == bool(timesteps or names):
         raise click.UsageError("say what to drop: --timestep or --array, or else --temporary")
-    plan = plan_temporaries(store) if temporary else plan_arrays(store, timesteps, names)
+    place = local_path(store, "cache prune")
+    plan = plan_temporaries(place) if temporary else plan_arrays(place, timesteps, names)
     for name, n_bytes in plan.bytes_by_name.items():
         click.echo(printable(f"{human_bytes(n_bytes):>9}  {name}"))
     if not plan.bytes_by_name:
@@ -168,9 +174,9 @@ def cache_prune(
             raise click.ClickException("nobody to ask, nothing dropped; add --yes to drop these")
         click.confirm("drop these?", abort=True)
     if temporary:
-        prune_temporaries(store)
+        prune_temporaries(place)
     else:
-        prune_arrays(store, plan.bytes_by_name)
+        prune_arrays(place, plan.bytes_by_name)
     click.echo(f"{store}: {human_bytes(plan.n_bytes)} dropped")
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from heads.commands.console import examples, json_option, note
+from heads.commands.console import STORE, examples, json_option, note
 
 if TYPE_CHECKING:
+    from cache import StorePath
     from heads.use import Trained
 
 N_DRAWN = 24
@@ -116,7 +117,7 @@ def match(
 @sketches_argument
 @click.option(
     "--gallery",
-    type=click.Path(path_type=Path),
+    type=STORE,
     metavar="PLACE",
     help="A store of the run's recipe, or a folder of photos.  [default: the run's own store]",
 )
@@ -131,7 +132,7 @@ def match(
 def retrieve(
     run: Path,
     sketches: tuple[Path, ...],
-    gallery: Path | None,
+    gallery: StorePath | None,
     top: int,
     root: Path | None,
     out: Path | None,

@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from cache import FeatureStore, Recipe, RecipeMismatch
+from cache import FeatureStore, Recipe, RecipeMismatch, StorePath, store_path
 from configs import Config, ConfigError, load_config
 from configs.load import resolve_paths
 from heads.protocols import Parts
@@ -136,9 +136,9 @@ class Run:
             raise RunError(f"{self._facts}: is not what a run writes; train the run again")
         return document
 
-    def store_paths(self) -> list[Path]:
+    def store_paths(self) -> list[StorePath]:
         """Where the run's stores were."""
-        return [Path(str(entry["path"])) for entry in self.facts()["stores"]]
+        return [store_path(str(entry["path"])) for entry in self.facts()["stores"]]
 
     def check_stores(self, stores: Sequence[FeatureStore]) -> None:
         """Raise RecipeMismatch unless these are stores of the recipes that the run read."""

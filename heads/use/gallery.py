@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from cache import FeatureStore, ImageRecord
+from cache import FeatureStore, ImageRecord, RemotePath, StorePath
 from heads.sources import CachedFeatures
 from heads.tasks.base import in_batches
 from heads.training.learner import describe_maps
@@ -46,9 +46,11 @@ class Photos(Protocol):
         """Where the pictures themselves are. Raises DatasetError."""
 
 
-def open_photos(trained: Trained, place: Path) -> Photos:
+def open_photos(trained: Trained, place: StorePath) -> Photos:
     """The photos of a store or a folder. Raises StoreError, DatasetError or UseError."""
-    return StoredPhotos(trained, place) if (place / "zarr.json").is_file() else PhotoFolder(place)
+    if isinstance(place, RemotePath) or (place / "zarr.json").is_file():
+        return StoredPhotos(trained, place)
+    return PhotoFolder(place)
 
 
 class StoredPhotos:
@@ -57,7 +59,7 @@ class StoredPhotos:
     Raises RecipeMismatch for a store of another recipe, StoreError for one without the arrays.
     """
 
-    def __init__(self, trained: Trained, place: Path) -> None:
+    def __init__(self, trained: Trained, place: StorePath) -> None:
         if trained.config.train.finetune:
             raise UseError(
                 f"{trained.run.folder}: its UNet was fine-tuned, so no store holds its features; "
