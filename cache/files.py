@@ -22,6 +22,7 @@ import numpy as np
 from cache.errors import StoreError
 from cache.layout import LOCK
 from cache.objects import Changed
+from cache.places import refuse_link
 from cache.remote import RemotePath, StorePath
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -179,14 +180,6 @@ def make_folders(root: StorePath, folder: StorePath) -> None:
         with _explained(part):
             part.mkdir(exist_ok=True)
         sync_folder(part.parent)
-
-
-def refuse_link(folder: Path) -> None:
-    """Raise StoreError where a folder of a store is a link, which may lead anywhere."""
-    if folder.is_symlink():
-        raise StoreError(
-            f"{folder}: is a symbolic link, and a store has none; put the folder itself there"
-        )
 
 
 def is_temporary(name: str) -> bool:

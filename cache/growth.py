@@ -14,7 +14,7 @@ from pathlib import Path
 from cache.checksums import Json, canonical_json
 from cache.commits import read_commit
 from cache.errors import RecipeMismatch, StoreError
-from cache.files import exclusively, is_temporary, make_folders, refuse_link, write_atomically
+from cache.files import exclusively, is_temporary, make_folders, write_atomically
 from cache.layout import (
     COMMITS,
     DOCUMENT,
@@ -90,8 +90,6 @@ def _made_or_grown(
         )
     new_images = _new_images(metadata, images)
     new_arrays = _new_arrays(metadata, arrays)
-    if not isinstance(path, RemotePath):
-        refuse_link(path / COMMITS)
     _add_images(path, metadata.images, new_images)
     grown = read_images(path) if new_images else metadata.images
     _write_documents(metadata, grown, new_arrays)
@@ -128,7 +126,8 @@ def _check_images(images: Sequence[ImageRecord]) -> None:
 def _make_root_folder(path: Path) -> None:
     whole = path.absolute()
     # Durably, like all below: a store whose own name is lost with the power is lost itself.
-    make_folders(next(parent for parent in whole.parents if parent.is_dir()), whole)
+    if not whole.is_dir():
+        make_folders(next(parent for parent in whole.parents if parent.is_dir()), whole)
     if not (path / DOCUMENT).exists():
         _refuse_other_content(path, names_in(path))
 

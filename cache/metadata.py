@@ -24,7 +24,7 @@ from cache.layout import (
     parse_array_document,
     specs_of,
 )
-from cache.places import folders_in, names_in, read_file, read_files
+from cache.places import folders_in, names_in, read_file, read_files, refuse_link
 from cache.recipe import Recipe
 from cache.records import RECORD_TYPES, ImageRecord, have_record_types
 from cache.remote import RemotePath, StorePath
@@ -216,6 +216,7 @@ def read_metadata(path: StorePath) -> Metadata:
     A growth that was interrupted leaves arrays with fewer rows than there are images; that is
     no damage, as each array's document vouches for its own rows only.
     """
+    refuse_link(path / COMMITS)
     root = read_root(path)
     documents = {}
     for name, document in nodes(path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,8 @@ def folders_in(folder: StorePath) -> list[str]:
         return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
-def open_binary(file: StorePath) -> Any:
-    """Open a file for reading, to be used in a ``with`` block. OSError, or StoreError."""
+def open_binary(file: StorePath) -> AbstractContextManager[Any]:
+    """Open a file for reading, in a ``with`` block. OSError, or StoreError."""
     if isinstance(file, RemotePath):
         return file.open()
     return open(file, "rb", buffering=0, opener=open_at_once)
@@ -124,3 +124,11 @@ def folder_bytes(folder: StorePath) -> int:
             with suppress(FileNotFoundError):
                 total += os.lstat(os.path.join(parent, name)).st_size
     return total
+
+
+def refuse_link(folder: StorePath) -> None:
+    """Raise StoreError where a folder of a store is a link, which may lead anywhere."""
+    if isinstance(folder, Path) and folder.is_symlink():
+        raise StoreError(
+            f"{folder}: is a symbolic link, and a store has none; put the folder itself there"
+        )

@@ -7,6 +7,7 @@ it was read. Objects appear whole or not at all, so there are no temporaries, fo
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -157,10 +158,13 @@ class RemotePath:
                     results.append(bytes(data))
         return results
 
-    def open(self) -> Any:
+    @contextmanager
+    def open(self) -> Iterator[Any]:
         """A binary file object that reads ahead. StoreError or FileNotFoundError."""
-        with explained(self):
-            return self.filesystem.open(self.key, "rb", block_size=2**24)
+        if self.size() is None:
+            raise FileNotFoundError(errno.ENOENT, "no such object", str(self))
+        with explained(self), self.filesystem.open(self.key, "rb", block_size=2**24) as file:
+            yield file
 
     def write(self, data: bytes) -> str:
         """Put an object, in a transaction only if it is what it was when first read there.

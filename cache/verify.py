@@ -21,7 +21,7 @@ from cache.layout import (
     specs_of,
 )
 from cache.metadata import check_rows, is_array, nodes, read_images, read_root
-from cache.places import names_in, read_files, store_path
+from cache.places import names_in, read_files, refuse_link, store_path
 from cache.records import ImageRecord
 from cache.remedy import remedy_for, whole_store_remedy
 from cache.remote import RemotePath, StorePath
@@ -91,6 +91,10 @@ def verify_store(
 
 def _check_commit_files(path: StorePath, findings: Findings) -> dict[int, Commit]:
     """Read all commits; those that are damaged are reported and left out."""
+    try:
+        refuse_link(path / COMMITS)
+    except StoreError as error:
+        findings.failure("unexpected", path, COMMITS, error)
     # Object storage has no folders, only names with slashes.
     if not isinstance(path, RemotePath) and not (path / COMMITS).is_dir():
         findings.problem("missing", COMMITS, "the folder of commits is gone")

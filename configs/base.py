@@ -34,6 +34,8 @@ def _place(value: Any) -> Any:
     """A path loses what it does not need; a URL would lose a slash."""
     if isinstance(value, Path) or (isinstance(value, str) and value and "://" not in value):
         return str(Path(value))
+    if not isinstance(value, str):
+        raise ValueError("is no path or URL of a store")
     return _not_empty(value)
 
 

@@ -192,7 +192,7 @@ def classify(run: Path, sketches: tuple[Path, ...], as_json: bool) -> None:
     from heads.use import load_pictures, picture_files
 
     files = picture_files(sketches)
-    trained = _open(run)
+    trained = _open(run, task="recognition")
     guesses = [guess(trained, sketch) for sketch in load_pictures(files, sketches, note)]
     if as_json:
         listed = [
@@ -237,7 +237,7 @@ def segment(
     from heads.use import segment as find
 
     query, files = load_picture(sketch), picture_files(photos)
-    trained = _open(run)
+    trained = _open(run, task="segmentation")
     listed: list[dict[str, Any]] = []
     taken: set[str] = set()
     for photo in load_pictures(files, photos, note):
@@ -254,11 +254,11 @@ def segment(
         )
 
 
-def _open(run: Path, made_for: tuple[str, ...] = ()) -> Trained:
-    """Load a run; a note where its head was trained for something else."""
+def _open(run: Path, made_for: tuple[str, ...] = (), task: str | None = None) -> Trained:
+    """Load a run, of just this task; a note where its head was trained for something else."""
     from heads.use import open_trained
 
-    trained = open_trained(run, note)
+    trained = open_trained(run, note, task)
     if made_for and trained.task not in made_for:
         note(f"{run}: was trained for {trained.task}; expect less of it here")
     return trained

@@ -30,7 +30,7 @@ from configs import Config, ConfigError, load_config
 from configs.load import resolve_paths
 from heads.protocols import Parts
 from heads.protocols.base import Images
-from heads.tasks import Fitted
+from heads.tasks import TASKS, Fitted
 from heads.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, write_text
 
 
@@ -200,7 +200,7 @@ class Run:
         fitted = self._known_fitted(weights)
         if fitted is None:
             raise RunError(
-                f"{self._fitted}: missing, or of other weights than {self.best.name}; "
+                f"{self._fitted}: missing, incomplete, or of other weights than {self.best.name}; "
                 f"`sketchfusion evaluate {self.folder}` writes it"
             )
         return fitted
@@ -213,7 +213,8 @@ class Run:
             fits = document["weights"] == weights and all(map(math.isfinite, numbers.values()))
         except _UNREADABLE:
             return None
-        return fitted if fits else None
+        task = self.config().task
+        return fitted if fits and task is not None and TASKS[task].is_fitted(fitted) else None
 
     def check_split(self, parts: Parts[Any]) -> None:
         """Raise RunError unless these are the parts that the run was begun with: a result must

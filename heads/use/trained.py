@@ -29,7 +29,7 @@ from heads.training.experiment import trains_backbone
 from heads.training.learner import build_aggregation, describe_maps
 from heads.training.reading import configured_arrays
 from heads.training.run import Run, RunError, open_run
-from heads.use.pictures import LoadedPicture
+from heads.use.pictures import LoadedPicture, UseError
 from pipeline.extract import BaseExtractor, Extractor
 from pipeline.images import letterbox
 from pipeline.job import Networks, load_networks
@@ -161,12 +161,16 @@ class Trained:
         return letterbox(picture.image, resolution, pad).transpose(2, 0, 1)
 
 
-def open_trained(folder: str | Path, log: Log = lambda line: None) -> Trained:
+def open_trained(
+    folder: str | Path, log: Log = lambda line: None, task: str | None = None
+) -> Trained:
     """Load a run's head with its best weights, and the backbone.
 
-    Needs the run's folder and the backbone's weights: not the dataset, no store.
+    Needs the run's folder and the backbone's weights: not the dataset, no store. With `task` a run
+    of another one is refused before anything is loaded.
 
     Raises:
+        UseError: a run of another task.
         RunError: no run, no weights, or other networks than it was trained on.
         CheckpointError: damaged weights.
         BackboneError, InjectionError: a network that cannot be loaded.
@@ -175,10 +179,18 @@ def open_trained(folder: str | Path, log: Log = lambda line: None) -> Trained:
     if not run.best.is_file():
         raise RunError(f"{run.folder}: has no trained weights yet; train it with --resume")
     config = run.config()
+    if task is not None:
+        check_task(run, config.task, task)
     log(f"loading backbone {config.backbone.label}")
     networks = load_networks(_for_use(config, run))
     _check_recipe(run, networks.recipe, learns_in_front=trains_backbone(config))
     return Trained(run, networks)
+
+
+def check_task(run: Run, task: str | None, needed: str) -> None:
+    """Raise UseError where a run was trained for another task than what it is to be used for."""
+    if task != needed:
+        raise UseError(f"{run.folder}: is a run of {task}; this needs one of {needed}")
 
 
 def _for_use(config: Config, run: Run) -> Config:
