@@ -13,15 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cache import FeatureStore, verify_store
 from tests.heads.worlds import ROOT, World, complaint, ok, sets
-from tests.object_store import new_place, objects, s3_server
+from tests.object_store import new_place, objects, remote, s3_server
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")
 
-SMALL = sets("dataset.size=96", "extraction.shard_size=8", "extraction.batch_size=8")
+SMALL = sets("dataset.size=96", "extraction.shard_size=16", "extraction.batch_size=16")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,14 +65,14 @@ def start(world: World, url: str, *extra: str) -> subprocess.Popen[str]:
 
 
 def n_commits(url: str) -> int:
-    return sum(name.startswith("commits/0") for name in objects(url))
+    return sum(name.startswith("0") for name in (remote(url) / "commits").entries())
 
 
 def test_killed_at_random_then_the_same_command(world: World, local: Path) -> None:
     url = new_place("s3")
     chance = random.Random(0)
     kills = 0
-    for _ in range(6):
+    for _ in range(4):
         process = start(world, url)
         before = n_commits(url)
         while process.poll() is None and n_commits(url) == before:
@@ -80,7 +81,7 @@ def test_killed_at_random_then_the_same_command(world: World, local: Path) -> No
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         assert verify_store(url).problems == ()
-    assert kills >= 3 and n_commits(url) > 0
+    assert kills >= 2 and n_commits(url) > 0
     result = ok("precompute", world.config, "--out", url, *SMALL)
     assert url in result.stdout
     assert_equal(url, local)
@@ -140,8 +141,6 @@ def test_stage_two_reads_it_and_gives_the_same_numbers(
     configured = sets(f"train.caches=[{url}]")
     ok(*train, *configured, "--out", tmp_path / "configured")
     sketch = tmp_path / "sketch.png"
-    from PIL import Image
-
     Image.new("RGB", (40, 40), "white").save(sketch)
     hits = ok("retrieve", tmp_path / "remote", sketch, "--gallery", url, "--json")
     assert json.loads(hits.stdout)
