@@ -21,6 +21,7 @@ from heads.commands.bench import bench
 from heads.commands.console import (
     STORE,
     Commands,
+    LocalPath,
     Terminated,
     cache_option,
     examples,
@@ -157,7 +158,7 @@ def precompute(
 @main.command()
 @click.argument("config")
 @cache_option
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--out", type=LocalPath(), help="Folder of the run.")
 @set_option
 @click.option("--resume", is_flag=True, help="Go on with the run where it stopped.")
 @json_option
@@ -202,12 +203,12 @@ def train(
     "sketchfusion evaluate runs/ours --cache stores/dinov2 --beside runs/finetuned",
 )
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocalPath())
 @cache_option
 @click.option(
     "--beside",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="RUN",
     help="Another run for the table; may be repeated.",
 )
@@ -238,11 +239,11 @@ def evaluate(
     "sketchfusion demo --set dataset.size=2400 --out /tmp/larger",
 )
 @main.command()
-@click.option("--out", type=click.Path(path_type=Path), default="demo", show_default=True)
+@click.option("--out", type=LocalPath(), default="demo", show_default=True)
 @click.option(
     "--images",
     "pictures",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="DIR",
     help="Show also what is found in your own pictures.",
 )

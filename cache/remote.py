@@ -242,7 +242,7 @@ def open_remote(url: str) -> RemotePath:
         # A listing that is kept would not show what others write.
         filesystem, key = fsspec.core.url_to_fs(url.rstrip("/"), use_listings_cache=False)
     except ImportError as error:
-        extra = "pip install 'sketchfusion[remote]'" if protocol in ("s3", "s3a") else str(error)
+        extra = "run `pip install s3fs`" if protocol in ("s3", "s3a") else str(error)
         raise StoreError(f"{url}: {protocol}:// needs a further package: {extra}") from None
     except ValueError:
         raise StoreError(

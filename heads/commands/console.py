@@ -114,6 +114,19 @@ class StoreType(click.ParamType):
 
 STORE = StoreType()
 
+
+class LocalPath(click.Path):
+    """A path on this machine. Of a URL a path would lose a slash, and be a folder called `s3:`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and "://" in value:
+            self.fail(f"{value}: only stores may lie elsewhere; give a local path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 set_option = click.option(
     "--set",
     "overrides",

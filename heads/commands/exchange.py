@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from heads.commands.console import STORE, examples, json_option
+from heads.commands.console import STORE, LocalPath, examples, json_option
 
 if TYPE_CHECKING:
     from cache import StorePath
@@ -37,7 +37,7 @@ arrays_option = click.option(
 )
 @click.command("export")
 @click.argument("store", type=STORE)
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=LocalPath())
 @click.option(
     "--format",
     "format_",
@@ -96,7 +96,7 @@ def cache_export(
     "sketchfusion cache import tars --out stores/copy --json",
 )
 @click.command("import")
-@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("source", metavar="FILE", type=LocalPath())
 @click.option("--out", required=True, type=STORE, metavar="STORE", help="The store.")
 @json_option
 def cache_import(source: Path, out: StorePath, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from heads.commands.console import STORE, examples, note, set_option
+from heads.commands.console import STORE, LocalPath, examples, note, set_option
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ def plot() -> None:
 def _out(default: str) -> Callable[[Any], Any]:
     return click.option(
         "--out",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=LocalPath(dir_okay=False),
         default=default,
         show_default=True,
         help="The file: .png, .svg or .pdf.",
@@ -43,7 +43,7 @@ _images = click.option(
     "--image", "images", multiple=True, metavar="ID", help="An image's id; may be repeated."
 )
 _store = click.argument("store", type=STORE)
-_run = click.argument("run", type=click.Path(path_type=Path))
+_run = click.argument("run", type=LocalPath())
 
 
 @examples(
@@ -91,7 +91,7 @@ def pca(
 )
 @plot.command("spectrum")
 @click.argument("store", type=STORE, required=False)
-@click.option("--run", type=click.Path(path_type=Path), help="A run: its features, and fused.")
+@click.option("--run", type=LocalPath(), help="A run: its features, and fused.")
 @_n(200, "images")
 @_out("spectrum.png")
 def spectrum(store: StorePath | None, run: Path | None, n: int, out: Path) -> None:
@@ -191,7 +191,7 @@ def confusion(run: Path, out: Path) -> None:
     "sketchfusion plot curves runs/a runs/b --metric map@all --out curves.pdf",
 )
 @plot.command("curves")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=LocalPath())
 @click.option("--metric", help="The validation metric; of several runs the first by default.")
 @_out("curves.png")
 def curves(runs: tuple[Path, ...], metric: str | None, out: Path) -> None:

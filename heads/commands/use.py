@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from heads.commands.console import STORE, examples, json_option, note
+from heads.commands.console import STORE, LocalPath, examples, json_option, note
 
 if TYPE_CHECKING:
     from cache import StorePath
@@ -18,14 +18,10 @@ if TYPE_CHECKING:
 N_DRAWN = 24
 """Sketches that a grid of hits shows."""
 
-run_argument = click.argument("run", type=click.Path(path_type=Path))
-sketch_argument = click.argument("sketch", type=click.Path(path_type=Path))
-sketches_argument = click.argument(
-    "sketches", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
-figure_option = click.option(
-    "--out", type=click.Path(path_type=Path), help="Draw it: a .png, .svg or .pdf."
-)
+run_argument = click.argument("run", type=LocalPath())
+sketch_argument = click.argument("sketch", type=LocalPath())
+sketches_argument = click.argument("sketches", nargs=-1, required=True, type=LocalPath())
+figure_option = click.option("--out", type=LocalPath(), help="Draw it: a .png, .svg or .pdf.")
 
 
 def _parse_points(
@@ -50,7 +46,7 @@ def _parse_points(
 @click.command()
 @run_argument
 @sketch_argument
-@click.argument("photo", type=click.Path(path_type=Path))
+@click.argument("photo", type=LocalPath())
 @click.option(
     "--point",
     "points",
@@ -124,7 +120,7 @@ def match(
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, metavar="K")
 @click.option(
     "--root",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="With --out: the folder a store was made from.  [default: the run's dataset]",
 )
 @figure_option
@@ -217,10 +213,10 @@ def classify(run: Path, sketches: tuple[Path, ...], as_json: bool) -> None:
 @click.command()
 @run_argument
 @sketch_argument
-@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("photos", nargs=-1, required=True, type=LocalPath())
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=LocalPath(file_okay=False),
     metavar="DIR",
     help="Write a mask of each photo's size, and an overlay, into this folder.",
 )
