@@ -174,7 +174,6 @@ def test_death_at_any_put_then_the_same_command(
     """Every put of a store's making and growing is the last one once."""
     write(tmp_path / "local", 5)
     write(tmp_path / "local", 7)
-    put = type(CONDITIONAL[protocol]).put_if
     plain = RemotePath.write
     left = [0]
 
@@ -184,7 +183,6 @@ def test_death_at_any_put_then_the_same_command(
         left[0] -= 1
         return plain(self, data)
 
-    assert put is not None
     monkeypatch.setattr(RemotePath, "write", mortal)
     deaths = 0
     for n_puts in range(0, 100, 1 if protocol == "memory" else 7):
@@ -245,9 +243,7 @@ def test_writers_at_once_lose_nothing(url: str, tmp_path: Path) -> None:
     store = FeatureStore.open(url)
     for row in range(11):
         for spec in ARRAYS:
-            assert_holds(store, store.ids.index(image_records(11)[row].id), spec) if (
-                store.ids[row] == image_records(11)[row].id
-            ) else None
+            assert_holds(store, row, spec)
     assert len(store.readable(NAMES)) == 11
 
 

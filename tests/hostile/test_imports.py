@@ -168,20 +168,12 @@ def _referenced_images(file: h5py.File, beside: Path) -> None:
     file.attrs.create("images", [file["clip"].ref] * n_images, dtype=h5py.ref_dtype)
 
 
-def _huge_attribute(file: h5py.File, beside: Path) -> None:
-    file["vae/latent"] = np.zeros(SHAPE, "<f4")
-    del file.attrs["recipe"]
-    space = h5py.h5s.create_simple((2**30,))
-    with suppress(Exception):  # What HDF5 does not write, no file holds.
-        h5py.h5a.create(file.id, b"recipe", h5py.h5t.NATIVE_INT8, space)
-
-
 @pytest.mark.parametrize(
     "change",
     [
         _external_link, _external_group, _external_storage, _virtual, _virtual_of_itself,
         _references, _region_references, _objects, _text, _compound, _enumeration, _huge, _empty,
-        _huge_chunk, _bomb, _group, _itself, _referenced_images, _huge_attribute,
+        _huge_chunk, _bomb, _group, _itself, _referenced_images,
     ],
     ids=lambda change: change.__name__.strip("_"),
 )  # fmt: skip
