@@ -59,7 +59,7 @@ def test_every_sketch_of_a_known_photo_comes_once_with_it(
             task.batches(generator(seed))
         return
     if size == 1 or len(set(own.values())) == 1:
-        with pytest.raises(TaskError, match="no wrong photo|the same photo"):
+        with pytest.raises(TaskError, match=r"no wrong photo|the same photo"):
             task.batches(generator(seed))
         return
     epoch = task.batches(generator(seed))

@@ -69,7 +69,7 @@ def test_every_sketch_with_photos_of_its_category_comes_once(
             task.batches(generator(seed))
         return
     if size == 1 or len({sketch.split("/")[1] for sketch in usable}) == 1:
-        with pytest.raises(TaskError, match="no wrong photo|the same category"):
+        with pytest.raises(TaskError, match=r"no wrong photo|the same category"):
             task.batches(generator(seed))
         return
     epoch = task.batches(generator(seed))
