@@ -20,7 +20,9 @@ import click
 from heads.commands.bench import bench
 from heads.commands.completion import completion
 from heads.commands.console import (
+    STORE,
     Commands,
+    LocalPath,
     Terminated,
     cache_option,
     config_argument,
@@ -36,6 +38,7 @@ from heads.commands.store import cache
 from heads.commands.use import classify, match, retrieve, segment
 
 if TYPE_CHECKING:
+    from cache import StorePath
     from pipeline.precompute import Part
 
 
@@ -74,12 +77,12 @@ def _on_sigterm(number: int, frame: FrameType | None) -> NoReturn:
 )
 @main.command()
 @config_argument()
-@click.option("--out", type=click.Path(path_type=Path), help="The store, if it is known.")
+@click.option("--out", type=STORE, metavar="STORE", help="The store, if it is known.")
 @set_option
 @part_option
 @json_option
 def plan(
-    config: str, out: Path | None, overrides: tuple[str, ...], part: Part, as_json: bool
+    config: str, out: StorePath | None, overrides: tuple[str, ...], part: Part, as_json: bool
 ) -> None:
     """Say what a precompute will take: images, bytes, operations, time.
 
@@ -91,7 +94,7 @@ def plan(
 
     made = make_plan(load_config(config, overrides), out, part)
     click.echo(json.dumps(made.as_json(), indent=2) if as_json else made.as_text())
-    if not made.fits:
+    if made.bytes_free is not None and not made.fits:
         raise click.ClickException(
             f"{made.place} has {human_bytes(made.bytes_free)} free but the store needs "
             f"{human_bytes(made.bytes_needed)}; choose another disk with --out, fewer layers or "
@@ -104,10 +107,13 @@ def plan(
     "sketchfusion precompute my.yaml --set dataset.root=~/pictures",
     "sketchfusion precompute my.yaml --out /scratch/features --part $SLURM_ARRAY_TASK_ID/32",
     "sketchfusion precompute my.yaml --out /scratch/features --scheduler tcp://head:8786",
+    "sketchfusion precompute my.yaml --out s3://bucket/features",
 )
 @main.command()
 @config_argument()
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the store.")
+@click.option(
+    "--out", type=STORE, metavar="STORE", help="The store: a folder, or s3://BUCKET/NAME."
+)
 @set_option
 @part_option
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Start N worker processes.")
@@ -122,7 +128,7 @@ def plan(
 @json_option
 def precompute(
     config: str,
-    out: Path | None,
+    out: StorePath | None,
     overrides: tuple[str, ...],
     part: Part,
     workers: int | None,
@@ -165,13 +171,13 @@ def precompute(
 @main.command()
 @config_argument()
 @cache_option
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--out", type=LocalPath(), help="Folder of the run.")
 @set_option
 @click.option("--resume", is_flag=True, help="Go on with the run where it stopped.")
 @json_option
 def train(
     config: str,
-    caches: tuple[Path, ...],
+    caches: tuple[StorePath, ...],
     out: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
@@ -210,19 +216,23 @@ def train(
     "sketchfusion evaluate runs/ours --cache stores/dinov2 --beside runs/finetuned",
 )
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocalPath())
 @cache_option
 @click.option(
     "--beside",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="RUN",
     help="Another run for the table; may be repeated.",
 )
 @click.option("--no-floors", is_flag=True, help="Leave out the scores that need no network.")
 @json_option
 def evaluate(
-    run: Path, caches: tuple[Path, ...], beside: tuple[Path, ...], no_floors: bool, as_json: bool
+    run: Path,
+    caches: tuple[StorePath, ...],
+    beside: tuple[Path, ...],
+    no_floors: bool,
+    as_json: bool,
 ) -> None:
     """Evaluate RUN on its test part, beside baselines, floors, chance and the paper.
 
@@ -242,11 +252,11 @@ def evaluate(
     "sketchfusion demo --set dataset.size=2400 --out /tmp/larger",
 )
 @main.command()
-@click.option("--out", type=click.Path(path_type=Path), default="demo", show_default=True)
+@click.option("--out", type=LocalPath(), default="demo", show_default=True)
 @click.option(
     "--images",
     "pictures",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="DIR",
     help="Show also what is found in your own pictures.",
 )
@@ -274,7 +284,7 @@ def demo(out: Path, pictures: Path | None, overrides: tuple[str, ...]) -> None:
 )
 @main.command()
 @config_argument(required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="The store, if it is known.")
+@click.option("--out", type=STORE, metavar="STORE", help="The store, if it is known.")
 @click.option("--numerics", is_flag=True, help="Measure what narrower types cost, on a sample.")
 @click.option(
     "--images", type=click.IntRange(1), default=8, show_default=True, help="Images of the sample."
@@ -283,7 +293,7 @@ def demo(out: Path, pictures: Path | None, overrides: tuple[str, ...]) -> None:
 @json_option
 def doctor(
     config: str | None,
-    out: Path | None,
+    out: StorePath | None,
     numerics: bool,
     images: int,
     overrides: tuple[str, ...],

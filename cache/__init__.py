@@ -24,6 +24,7 @@ from cache.errors import (
 from cache.findings import Problem
 from cache.layout import ArraySpec
 from cache.mend import MendReport, StoreMender
+from cache.places import local_path, store_path
 from cache.prune import (
     PrunePlan,
     plan_arrays,
@@ -34,6 +35,7 @@ from cache.prune import (
 from cache.reader import FeatureStore
 from cache.recipe import Recipe
 from cache.records import ImageRecord
+from cache.remote import RemotePath, StorePath
 from cache.restore import Origin, restore_documents, stored_features
 from cache.shardwriter import ShardWriter
 from cache.verify import VerifyReport, verify_store
@@ -56,23 +58,27 @@ __all__ = [
     "QuarantinedImage",
     "Recipe",
     "RecipeMismatch",
+    "RemotePath",
     "ShardTask",
     "ShardWriter",
     "StoreDescription",
     "StoreError",
     "StoreListing",
     "StoreMender",
+    "StorePath",
     "StoreWriter",
     "TaskWriter",
     "UnknownImage",
     "VerifyReport",
     "describe_store",
     "list_stores",
+    "local_path",
     "plan_arrays",
     "plan_temporaries",
     "prune_arrays",
     "prune_temporaries",
     "restore_documents",
+    "store_path",
     "stored_features",
     "verify_store",
 ]

@@ -7,16 +7,15 @@ import re
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, overload
 
 from cache.checksums import SEAL, Json, canonical_json, crc32c_hex, sealed
-from cache.errors import DamagedStore
-from cache.files import temporaries_in
+from cache.errors import VERIFY_HINT, DamagedStore
+from cache.files import is_temporary
 from cache.layout import COMMITS, FORMAT_VERSION, commit_path
-from cache.metadata import read_file
+from cache.places import names_in, read_file, read_files
 from cache.records import RECORD_TYPES, ImageRecord, have_record_types
-from cache.shardfile import VERIFY_HINT
+from cache.remote import StorePath
 
 _SORTED_KEYS = tuple(sorted(RECORD_TYPES))
 _COMMIT = re.compile(r"([0-9]{6,})\.json")
@@ -129,13 +128,21 @@ class Commit:
         return canonical_json(sealed(document)) + b"\n"
 
 
-def read_commit(store: Path, shard: int) -> Commit | None:
+def read_commit(store: StorePath, shard: int) -> Commit | None:
     """The commit of a shard; None where there is none, DamagedStore where it changed."""
     data = read_file(commit_path(store, shard))
     return None if data is None else parse_commit(data, store, shard)
 
 
-def parse_commit(data: bytes, store: Path, shard: int) -> Commit:
+def read_commits(store: StorePath, shards: Iterable[int]) -> Iterator[Commit]:
+    """The commits of shards in turn, empty ones where there are none."""
+    numbers = list(shards)
+    documents = read_files([commit_path(store, shard) for shard in numbers])
+    for shard, data in zip(numbers, documents, strict=True):
+        yield Commit(shard) if data is None else parse_commit(data, store, shard)
+
+
+def parse_commit(data: bytes, store: StorePath, shard: int) -> Commit:
     """Read a commit file; DamagedStore unless it is byte for byte as it was written."""
     damaged = DamagedStore(
         f"{commit_path(store, shard)}: differs from what the store wrote; {VERIFY_HINT}"
@@ -202,12 +209,12 @@ def shard_of_commit(name: str) -> int | None:
     return int(match[1])
 
 
-def announced_shards(store: Path, temporaries: Iterable[Path] | None = None) -> list[int]:
+def announced_shards(store: StorePath, temporaries: Iterable[str] | None = None) -> list[int]:
     """Numbers of the shards that are being published, or whose publisher died on the way.
 
-    They are told by temporaries of commits: all that are there, unless some are given.
+    They are told by names of commits' temporaries: all that are there, unless some are given.
     """
     if temporaries is None:
-        temporaries = temporaries_in(store / COMMITS)
-    names = [_TEMPORARY.fullmatch(file.name) for file in temporaries]
+        temporaries = filter(is_temporary, names_in(store / COMMITS))
+    names = [_TEMPORARY.fullmatch(name) for name in temporaries]
     return sorted({int(name[1]) for name in names if name})

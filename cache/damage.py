@@ -18,7 +18,8 @@ from cache.encoding import is_complete
 from cache.errors import CorruptShard, DamagedStore
 from cache.findings import Problem
 from cache.layout import COMMITS, CRC_BYTES, ZarrArray, chunk_of, commit_path
-from cache.metadata import Metadata, read_file
+from cache.metadata import Metadata
+from cache.places import read_file
 from cache.shardfile import build_index, crc_suffix, index_bytes
 
 
@@ -170,7 +171,7 @@ class Records:
         self._grid = metadata.grid
         self._first_row = shard * self._grid.shard_size
         self._n_images = len(self._grid.rows_of(shard, len(metadata.images)))
-        self.path = self._grid.file_of(metadata.path, array, self._first_row)
+        self.path = self._grid.file_of(metadata.folder, array, self._first_row)
         self.data = read_file(self.path)
         """The whole file; None where there is none."""
 

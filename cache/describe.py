@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from cache.checksums import Json
 from cache.errors import NotAStore, StoreError
+from cache.places import folder_bytes, folders_in, names_in, store_path
 from cache.reader import FeatureStore
+from cache.remote import RemotePath, StorePath
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class ArrayDescription:
 class StoreDescription:
     """A store in numbers."""
 
-    path: Path
+    path: StorePath
     fingerprint: str
     recipe: dict[str, Json]
     provenance: dict[str, Json]
@@ -49,10 +48,10 @@ class StoreDescription:
     """Size of all files of the store."""
 
 
-def describe_store(path: str | Path) -> StoreDescription:
+def describe_store(path: str | StorePath) -> StoreDescription:
     """Describe a store. Raises StoreError where there is none or its metadata is damaged."""
-    path = Path(path)
-    store = FeatureStore.open(path)
+    place = store_path(path)
+    store = FeatureStore.open(place)
     committed = store.committed
     complete = np.logical_and.reduce([np.ones(len(store), bool), *committed.values()])
     arrays = {
@@ -60,12 +59,12 @@ def describe_store(path: str | Path) -> StoreDescription:
             shape=spec.shape,
             dtype=spec.dtype,
             n_images=int(committed[name].sum()),
-            bytes_on_disk=sum(folder_bytes(path / array.name) for array in spec.zarr_arrays),
+            bytes_on_disk=sum(folder_bytes(place / array.name) for array in spec.zarr_arrays),
         )
         for name, spec in store.arrays.items()
     }
     return StoreDescription(
-        path=path,
+        path=place,
         fingerprint=store.fingerprint,
         recipe=dict(store.recipe.fields),
         provenance=store.provenance,
@@ -74,7 +73,7 @@ def describe_store(path: str | Path) -> StoreDescription:
         n_committed=int(complete.sum()),
         quarantined=store.quarantined,
         arrays=arrays,
-        bytes_on_disk=folder_bytes(path),
+        bytes_on_disk=folder_bytes(place),
     )
 
 
@@ -88,23 +87,26 @@ class StoreListing:
     """Path of a store that cannot be described to the reason, one line that names the file."""
 
 
-def list_stores(folder: str | Path) -> StoreListing:
+def list_stores(folder: str | StorePath) -> StoreListing:
     """Describe the folder itself, if it is a store, or else the stores directly inside it.
 
     Other folders are passed over. Raises StoreError where there is no such folder.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise StoreError(f"{folder}: no such folder")
+    place = store_path(folder)
+    if not (names_in(place) if isinstance(place, RemotePath) else place.is_dir()):
+        raise StoreError(f"{place}: no such folder")
     listing = StoreListing([], {})
-    if not _add_store(listing, folder):
-        for child in sorted(folder.iterdir()):
-            if child.is_dir():
-                _add_store(listing, child)
+    if not _add_store(listing, place):
+        if isinstance(place, RemotePath):
+            names = folders_in(place)
+        else:
+            names = [child.name for child in place.iterdir() if child.is_dir()]
+        for name in sorted(names):
+            _add_store(listing, place / name)
     return listing
 
 
-def _add_store(listing: StoreListing, path: Path) -> bool:
+def _add_store(listing: StoreListing, path: StorePath) -> bool:
     """List a folder if it is a store, sound or not; whether it is one."""
     try:
         listing.stores.append(describe_store(path))
@@ -113,13 +115,3 @@ def _add_store(listing: StoreListing, path: Path) -> bool:
     except StoreError as error:
         listing.damaged[str(path)] = str(error)
     return True
-
-
-def folder_bytes(folder: Path) -> int:
-    """Size of all files in a folder and below; those that vanish meanwhile do not count."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(parent, name)).st_size
-    return total

@@ -7,19 +7,19 @@ rename. That is only safe under the store's lock, which the caller holds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from cache.checksums import crc32c_of
-from cache.errors import CorruptShard
+from cache.errors import VERIFY_HINT, CorruptShard
 from cache.files import write_atomically
 from cache.layout import CRC_BYTES, ShardGrid, ZarrArray
-from cache.metadata import read_file
-from cache.shardfile import VERIFY_HINT, crc_suffix
+from cache.places import read_file
+from cache.remote import StorePath
+from cache.shardfile import crc_suffix
 
 
-def read_chunk(path: Path, array: ZarrArray, chunk_rows: int) -> np.ndarray | None:
+def read_chunk(path: StorePath, array: ZarrArray, chunk_rows: int) -> np.ndarray | None:
     """A chunk's rows [chunk_rows, D], read-only; None where there is no file.
 
     Raises CorruptShard where the size or the checksum is wrong.
@@ -41,7 +41,11 @@ def hole_chunk(array: ZarrArray, n_rows: int) -> np.ndarray:
 
 
 def patch_chunk(
-    path: Path, array: ZarrArray, chunk_rows: int, first_row: int, records: Sequence[np.ndarray]
+    path: StorePath,
+    array: ZarrArray,
+    chunk_rows: int,
+    first_row: int,
+    records: Sequence[np.ndarray],
 ) -> None:
     """Write records into the rows from ``first_row`` of a chunk, leaving its other rows alone."""
     old = read_chunk(path, array, chunk_rows)
@@ -50,7 +54,7 @@ def patch_chunk(
     write_chunk(path, chunk)
 
 
-def write_chunk(path: Path, chunk: np.ndarray) -> None:
+def write_chunk(path: StorePath, chunk: np.ndarray) -> None:
     """Replace a chunk by rows [chunk_rows, D] and their checksum."""
     data = chunk.tobytes()
     write_atomically(path, data + crc_suffix(crc32c_of(data)))
@@ -76,7 +80,7 @@ class DescriptorWriter:
         """Size of the shard's records."""
         return len(self.crcs) * self.array.record_bytes
 
-    def patch(self, store: Path, first_row: int) -> None:
+    def patch(self, store: StorePath, first_row: int) -> None:
         """Write the records into their chunk, from row ``first_row`` of the array."""
         path = self._grid.file_of(store, self.array, first_row)
         chunk_rows = self._grid.chunk_rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+VERIFY_HINT = "run `sketchfusion cache verify` on the store"
+
 
 class StoreError(Exception):
     """Base of every error of this package."""

@@ -10,15 +10,27 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from cache.errors import StoreError
+from cache.layout import LOCK
+from cache.objects import Changed
+from cache.places import refuse_link
+from cache.remote import RemotePath, StorePath
 
 TEMPORARY_SUFFIX = ".tmp"
+_N_ATTEMPTS = 100
+"""How often a change of a remote store is begun again because another process was faster."""
+
+T = TypeVar("T")
+P = TypeVar("P", Path, RemotePath)
 
 
 class TemporaryFile:
@@ -81,8 +93,43 @@ class TemporaryFile:
             self._fd = -1
 
 
-def write_atomically(target: Path, data: bytes, name: str = "") -> None:
-    """Replace ``target`` by a file with this content, durably; ``name`` is its temporary's."""
+class Spool:
+    """A file under construction for object storage: on this machine's disk until it is put."""
+
+    def __init__(self) -> None:
+        with _explained(Path(tempfile.gettempdir())):
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+
+    def write(self, *parts: bytes | np.ndarray) -> None:
+        """Append bytes or the memory of contiguous arrays; StoreError where the disk refuses."""
+        with _explained(Path(tempfile.gettempdir())):
+            for part in parts:
+                self._file.write(part.data if isinstance(part, np.ndarray) else part)
+
+    def start_syncing(self, start: int, n_bytes: int) -> None:
+        """Nothing here has to survive this process."""
+
+    def sync(self) -> None:
+        """As above."""
+
+    def content(self) -> bytes:
+        """All that was written."""
+        self._file.seek(0)
+        return self._file.read()
+
+    def discard(self) -> None:
+        """Give the disk its room back."""
+        self._file.close()
+
+
+def write_atomically(target: StorePath, data: bytes, name: str = "") -> None:
+    """Replace ``target`` by a file with this content, durably; ``name`` is its temporary's.
+
+    Raises Changed in a transaction on object storage, where somebody else was faster.
+    """
+    if isinstance(target, RemotePath):
+        target.write(data)
+        return
     temporary = TemporaryFile(target, name)
     try:
         temporary.write(data)
@@ -117,11 +164,18 @@ def remove_folder(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
-def make_folders(root: Path, folder: Path) -> None:
-    """Create ``folder``, which lies under the existing folder ``root``, durably."""
-    missing = [
-        part for part in (folder, *folder.parents) if root in part.parents and not part.is_dir()
-    ]
+def make_folders(root: StorePath, folder: StorePath) -> None:
+    """Create ``folder``, which lies under the existing folder ``root``, durably.
+
+    StoreError where a part of the way is a link: it may lead out of the root. Object storage has
+    no folders.
+    """
+    if isinstance(root, RemotePath) or isinstance(folder, RemotePath):
+        return
+    parts = [part for part in (folder, *folder.parents) if root in part.parents]
+    for part in parts:
+        refuse_link(part)
+    missing = [part for part in parts if not part.is_dir()]
     for part in reversed(missing):
         with _explained(part):
             part.mkdir(exist_ok=True)
@@ -178,11 +232,28 @@ def is_owned(temporary: Path) -> bool:
     return False
 
 
+def exclusively(store: P, change: Callable[[P], T]) -> T:
+    """Change a store as if nobody else did meanwhile; gives what ``change`` gives.
+
+    A local store is locked. In object storage ``change`` gets a path that writes on condition
+    that nothing has changed since it was read, and is called again where something has.
+    """
+    if isinstance(store, RemotePath):
+        for attempt in range(_N_ATTEMPTS):
+            try:
+                return change(store.transaction())
+            except Changed:
+                time.sleep(min(0.05 * attempt, 1) * (1 + secrets.randbelow(100) / 100))
+        raise StoreError(f"{store}: too many writers at once; run the same command again")
+    with locked(store / LOCK):
+        return change(store)
+
+
 @contextmanager
 def locked(lock_file: Path) -> Iterator[None]:
     """Hold an exclusive lock against all processes and threads that use the same file."""
     with _explained(lock_file):
-        fd = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+        fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         _lock(fd, lock_file)
         try:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from cache.errors import StoreError
-from cache.shardfile import VERIFY_HINT
+from cache.errors import VERIFY_HINT, StoreError
+from cache.remote import StorePath
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Findings:
         """Report damage."""
         self.problems.append(Problem(kind, where, what))
 
-    def failure(self, kind: str, store: Path, where: str, error: StoreError) -> None:
+    def failure(self, kind: str, store: StorePath, where: str, error: StoreError) -> None:
         """Report damage that reading ran into, without repeating the path or the advice."""
         what = str(error).removeprefix(f"{store / where}: ").removeprefix(f"{where}: ")
         self.problem(kind, where, what.removesuffix(f"; {VERIFY_HINT}"))

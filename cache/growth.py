@@ -7,19 +7,14 @@ rows, so a growth cut short leaves a store that reads right, and the next writer
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cache.checksums import Json, canonical_json
 from cache.commits import read_commit
 from cache.errors import RecipeMismatch, StoreError
-from cache.files import (
-    is_temporary,
-    locked,
-    make_folders,
-    write_atomically,
-)
+from cache.files import exclusively, is_temporary, make_folders, write_atomically
 from cache.layout import (
     COMMITS,
     DOCUMENT,
@@ -36,18 +31,21 @@ from cache.metadata import (
     Metadata,
     RootDocument,
     image_line,
-    read_file,
     read_images,
     read_metadata,
     safe_id,
 )
+from cache.objects import MAX_PUT_BYTES, Changed, check_conditions
+from cache.places import names_in, read_file
 from cache.recipe import Recipe
 from cache.records import ImageRecord
 from cache.recovery import roll_back
+from cache.remote import RemotePath, StorePath, explained
+from cache.shardfile import shard_file_bytes
 
 
 def open_or_grow(
-    path: Path,
+    path: StorePath,
     recipe: Recipe,
     images: Sequence[ImageRecord],
     arrays: Sequence[ArraySpec],
@@ -64,26 +62,55 @@ def open_or_grow(
     if not arrays:
         raise StoreError("no arrays: name at least one feature to store")
     _check_images(images)
+    root = RootDocument(recipe, shard_size, _plain(provenance))
+    if isinstance(path, RemotePath):
+        _check_remote(path, arrays, shard_size)
+        metadata = exclusively(path, lambda place: _made_or_grown(place, root, images, arrays))
+        return replace(metadata, path=path)
     _make_root_folder(path)
-    with locked(path / LOCK):
-        if read_file(path / DOCUMENT) is None:
-            _refuse_other_content(path)
-            _create(path, RootDocument(recipe, shard_size, _plain(provenance)))
-        metadata = read_metadata(path)
-        differences = metadata.root.recipe.differences(recipe)
-        if differences:
-            raise RecipeMismatch(
-                f"{path}: made with another recipe ({'; '.join(differences)}); "
-                "write to another folder"
-            )
-        new_images = _new_images(metadata, images)
-        new_arrays = _new_arrays(metadata, arrays)
-        _add_images(path, metadata.images, new_images)
-        grown = read_images(path) if new_images else metadata.images
-        _write_documents(metadata, grown, new_arrays)
-        metadata = read_metadata(path)
+    return exclusively(path, lambda folder: _made_or_grown(folder, root, images, arrays))
+
+
+def _made_or_grown(
+    path: StorePath,
+    root: RootDocument,
+    images: Sequence[ImageRecord],
+    arrays: Sequence[ArraySpec],
+) -> Metadata:
+    """With the store to itself."""
+    names = names_in(path)  # Before the document: what is there without it is then left over.
+    if read_file(path / DOCUMENT) is None:
+        _refuse_other_content(path, names)
+        _create(path, root)
+    metadata = read_metadata(path)
+    differences = metadata.root.recipe.differences(root.recipe)
+    if differences:
+        raise RecipeMismatch(
+            f"{path}: made with another recipe ({'; '.join(differences)}); write to another folder"
+        )
+    new_images = _new_images(metadata, images)
+    new_arrays = _new_arrays(metadata, arrays)
+    _add_images(path, metadata.images, new_images)
+    grown = read_images(path) if new_images else metadata.images
+    _write_documents(metadata, grown, new_arrays)
+    metadata = read_metadata(path)
+    if not isinstance(path, RemotePath):
+        # A remote publication that stopped is done again, never undone: nobody can tell whether
+        # its writer lives.
         roll_back(metadata)
-        return metadata
+    return metadata
+
+
+def _check_remote(path: RemotePath, arrays: Sequence[ArraySpec], shard_size: int) -> None:
+    """Raise StoreError where shards could not be put, or not safely."""
+    for spec in arrays:
+        if shard_file_bytes(spec.zarr_arrays[0], shard_size, shard_size) > MAX_PUT_BYTES:
+            raise StoreError(
+                f"{path}: a shard of {spec.name} has over 5 GiB, more than one put takes; set "
+                "extraction.shard_size lower"
+            )
+    with explained(path, "write"):
+        check_conditions(path.filesystem, path.puts, path.key, str(path))
 
 
 def _check_images(images: Sequence[ImageRecord]) -> None:
@@ -99,16 +126,17 @@ def _check_images(images: Sequence[ImageRecord]) -> None:
 def _make_root_folder(path: Path) -> None:
     whole = path.absolute()
     # Durably, like all below: a store whose own name is lost with the power is lost itself.
-    make_folders(next(parent for parent in whole.parents if parent.is_dir()), whole)
+    if not whole.is_dir():
+        make_folders(next(parent for parent in whole.parents if parent.is_dir()), whole)
     if not (path / DOCUMENT).exists():
-        _refuse_other_content(path)
+        _refuse_other_content(path, names_in(path))
 
 
-def _refuse_other_content(path: Path) -> None:
+def _refuse_other_content(path: StorePath, names: Sequence[str]) -> None:
     """A folder without a root document may hold what a killed creation left, nothing else."""
-    for name in sorted(os.listdir(path)):
-        unfinished = (name == IMAGES and (path / IMAGES).stat().st_size == 0) or (
-            name == COMMITS and not any((path / COMMITS).iterdir())
+    for name in sorted(names):
+        unfinished = (name == IMAGES and not _holds_images(path)) or (
+            name == COMMITS and not names_in(path / COMMITS)
         )
         if name != LOCK and not is_temporary(name) and not unfinished:
             raise StoreError(
@@ -116,9 +144,20 @@ def _refuse_other_content(path: Path) -> None:
             )
 
 
-def _create(path: Path, root: RootDocument) -> None:
+def _holds_images(path: StorePath) -> bool:
+    """Whether there is an image list that is not empty, and nobody has just made the store."""
+    if not read_file(path / IMAGES):
+        return False
+    if isinstance(path, RemotePath) and (path / DOCUMENT).size() is not None:
+        raise Changed(str(path))
+    return True
+
+
+def _create(path: StorePath, root: RootDocument) -> None:
     """The store exists once its root document does."""
     make_folders(path, path / COMMITS)
+    if isinstance(path, RemotePath):
+        read_file(path / IMAGES)  # Whoever grows the store from now on is noticed.
     write_atomically(path / IMAGES, b"")
     write_atomically(path / DOCUMENT, root.to_bytes())
 
@@ -167,7 +206,7 @@ def _new_arrays(metadata: Metadata, arrays: Sequence[ArraySpec]) -> list[ArraySp
     return [spec for spec in arrays if spec.name not in metadata.specs]
 
 
-def _add_images(path: Path, known: ImageList, new_images: Sequence[ImageRecord]) -> None:
+def _add_images(path: StorePath, known: ImageList, new_images: Sequence[ImageRecord]) -> None:
     if new_images:
         lines = [*known.lines, *(image_line(image) for image in new_images)]
         write_atomically(path / IMAGES, b"".join(lines))
@@ -187,7 +226,10 @@ def _write_documents(
     for array in _unique(zarr_arrays):
         file = metadata.path / array.name / DOCUMENT
         document = array_document(array, metadata.root.shard_size, n_images, images_crc)
-        if read_file(file) != document:
+        found = read_file(file)
+        if isinstance(file, RemotePath) and found and array.name not in metadata.documents:
+            raise Changed(str(file))  # Perhaps with more rows than are known here.
+        if found != document:
             make_folders(metadata.path, file.parent)
             write_atomically(file, document)
 
@@ -197,10 +239,10 @@ def _unique(arrays: Sequence[ZarrArray]) -> list[ZarrArray]:
     return list(dict.fromkeys(arrays))
 
 
-def _make_groups(path: Path, array_name: str) -> None:
-    parts = array_name.split("/")[:-1]
-    for depth in range(1, len(parts) + 1):
-        folder = path.joinpath(*parts[:depth])
+def _make_groups(path: StorePath, array_name: str) -> None:
+    folder = path
+    for part in array_name.split("/")[:-1]:
+        folder = folder / part
         make_folders(path, folder)
-        if not (folder / DOCUMENT).exists():
+        if read_file(folder / DOCUMENT) is None:
             write_atomically(folder / DOCUMENT, group_document({}))

@@ -21,7 +21,9 @@ from cache.export.contents import (
 )
 from cache.export.folder import read_description
 from cache.layout import SCALE_SUFFIX, ArraySpec
+from cache.places import store_path
 from cache.records import ImageRecord
+from cache.remote import StorePath
 from cache.shardwriter import ShardWriter
 from cache.writer import ShardTask, StoreWriter
 
@@ -52,7 +54,7 @@ class Source(Protocol):
 class ImportReport:
     """What an import wrote."""
 
-    path: Path
+    path: StorePath
     fingerprint: str
     arrays: list[str]
     """Features."""
@@ -65,7 +67,7 @@ class ImportReport:
 
 def import_store(
     source: str | Path,
-    out: str | Path,
+    out: str | StorePath,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImportReport:
     """Make the store that was exported to ``source``, or add it to a store of the same recipe.
@@ -74,9 +76,9 @@ def import_store(
     one by one, as in a precompute: after an interruption the same import goes on from there.
     ``progress`` hears images done and in all. Raises StoreError for whatever is no sound export.
     """
-    source, out = Path(source), Path(out)
+    source, place = Path(source), store_path(out)
     with closing(open_source(source)) as opened:
-        return _Import(source, opened).run(out, progress or (lambda done, n_images: None))
+        return _Import(source, opened).run(place, progress or (lambda done, n_images: None))
 
 
 def open_source(path: Path) -> Source:
@@ -107,7 +109,7 @@ class _Import:
         quarantined = source.description.quarantined
         self._reason_of = {image.image.id: image.reason for image in quarantined}
 
-    def run(self, out: Path, progress: Callable[[int, int], None]) -> ImportReport:
+    def run(self, out: StorePath, progress: Callable[[int, int], None]) -> ImportReport:
         described = self._source.description
         images = _in_rows([image.image for image in self._source.images], described.quarantined)
         writer = StoreWriter.open(

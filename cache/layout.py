@@ -7,13 +7,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from cache.checksums import Json
 from cache.errors import DamagedStore, StoreError
+from cache.remote import AnyPath
 
 FORMAT_VERSION = 1
 DEFAULT_SHARD_SIZE = 64
@@ -141,10 +141,10 @@ class ShardGrid:
         """Rows per file of an array."""
         return self.shard_size if array.sharded else self.chunk_rows
 
-    def file_of(self, store: Path, array: ZarrArray, row: int) -> Path:
+    def file_of(self, store: AnyPath, array: ZarrArray, row: int) -> AnyPath:
         """The file that holds a row of an array."""
         key = ".".join([str(row // self.file_rows(array)), *("0" for _ in array.shape)])
-        return store / array.name / f"c.{key}"
+        return cast(AnyPath, store / array.name / f"c.{key}")
 
 
 def chunk_of(name: str) -> int | None:
@@ -153,9 +153,9 @@ def chunk_of(name: str) -> int | None:
     return None if match is None else int(match[1])
 
 
-def commit_path(store: Path, shard: int) -> Path:
+def commit_path(store: AnyPath, shard: int) -> AnyPath:
     """The file whose presence makes a shard exist."""
-    return store / COMMITS / f"{shard:06d}.json"
+    return cast(AnyPath, store / COMMITS / f"{shard:06d}.json")
 
 
 def document_bytes(document: dict[str, Json]) -> bytes:

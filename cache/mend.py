@@ -19,7 +19,8 @@ from cache.errors import CorruptShard, DamagedStore, StoreError
 from cache.files import locked, make_folders, sync_folder, write_atomically
 from cache.findings import Problem
 from cache.layout import COMMITS, LOCK, ArraySpec, commit_path
-from cache.metadata import Metadata, read_file, read_metadata
+from cache.metadata import Metadata, read_metadata
+from cache.places import read_file
 from cache.records import ImageRecord
 from cache.recovery import roll_back
 from cache.shardfile import ShardFileWriter, committed_bytes
@@ -79,7 +80,7 @@ class StoreMender:
 
     def tidy(self) -> None:
         """Remove what killed writers left."""
-        with locked(self.path / LOCK):
+        with locked(self._metadata.folder / LOCK):
             roll_back(self._metadata)
 
     def tasks(self) -> list[ShardTask]:
@@ -204,7 +205,7 @@ class ShardMender(AbstractContextManager["ShardMender"]):
             return
         for file in self._files:
             file.finish()
-        path = self._metadata.path
+        path = self._metadata.folder
         with locked(path / LOCK):
             target = commit_path(path, self._damage.shard)
             if read_file(target) != self._damage.commit_bytes:
@@ -330,7 +331,7 @@ class _MendedFile:
         records = Records(self._metadata, self.array, first // shard_size)
         for shard in range(first // shard_size, (first + chunk_rows) // shard_size):
             start = shard * shard_size - first
-            n_committed = _n_committed(self._metadata.path, shard, self.array.name)
+            n_committed = _n_committed(self._metadata.folder, shard, self.array.name)
             for row in range(start, start + n_committed):
                 values = records.values(row)
                 if values is not None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.checksums import Json, crc32c_hex, seal_holds, sealed
-from cache.errors import DamagedStore, NotAStore, StoreError
+from cache.errors import VERIFY_HINT, DamagedStore, NotAStore, StoreError
 from cache.layout import (
     COMMITS,
     DOCUMENT,
@@ -26,14 +24,10 @@ from cache.layout import (
     parse_array_document,
     specs_of,
 )
+from cache.places import folders_in, names_in, read_file, read_files, refuse_link
 from cache.recipe import Recipe
 from cache.records import RECORD_TYPES, ImageRecord, have_record_types
-from cache.shardfile import VERIFY_HINT
-
-MAX_DOCUMENT_BYTES = 2**24
-"""Of a `zarr.json`."""
-MAX_FILE_BYTES = 2**32
-"""Of any other file that is read whole: a list of ten million images has 1.6 GB."""
+from cache.remote import RemotePath, StorePath
 
 
 @dataclass(frozen=True)
@@ -64,12 +58,11 @@ class RootDocument:
         )
 
 
-def read_root(path: Path) -> RootDocument:
+def read_root(path: StorePath) -> RootDocument:
     """Read the root document; NotAStore where there is none, DamagedStore where it changed."""
     data = read_file(path / DOCUMENT)
-    is_store = bool(read_file(path / IMAGES)) or any((path / COMMITS).glob("[0-9]*.json"))
     if data is None:
-        if is_store:
+        if _has_more_of_a_store(path):
             raise DamagedStore(
                 f"{path / DOCUMENT}: missing beside images or commits: damaged, not empty; "
                 f"{VERIFY_HINT}"
@@ -93,13 +86,20 @@ def read_root(path: Path) -> RootDocument:
         )
         as_written = root.to_bytes()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if not is_store and b'"fingerprint"' not in data:
+        if b'"fingerprint"' not in data and not _has_more_of_a_store(path):
             raise NotAStore(f"{path}: a Zarr folder, but no feature store") from error
         raise damaged from error
     whole = type(root.shard_size) is int and isinstance(root.provenance, dict)
     if as_written != data or not whole or root.shard_size not in range(1, MAX_SHARD_SIZE + 1):
         raise damaged
     return root
+
+
+def _has_more_of_a_store(path: StorePath) -> bool:
+    """Whether there are images or commits, with or without a root document."""
+    if read_file(path / IMAGES):
+        return True
+    return any(name[0].isdecimal() and name.endswith(".json") for name in names_in(path / COMMITS))
 
 
 def image_line(record: ImageRecord) -> bytes:
@@ -128,7 +128,7 @@ class ImageList:
         return crc32c_hex(b"".join(self.lines[:n_images]))
 
 
-def read_images(path: Path) -> ImageList:
+def read_images(path: StorePath) -> ImageList:
     """Read ``images.jsonl``; DamagedStore where a line is not an image record."""
     data = read_file(path / IMAGES)
     if data is None:
@@ -136,7 +136,7 @@ def read_images(path: Path) -> ImageList:
     return parse_images(path, data)
 
 
-def parse_images(path: Path, data: bytes) -> ImageList:
+def parse_images(path: StorePath, data: bytes) -> ImageList:
     """Read the content of ``images.jsonl``; as above."""
     file = path / IMAGES
     lines = data.splitlines(keepends=True)
@@ -163,31 +163,33 @@ def safe_id(image_id: str) -> bool:
     return ".." not in image_id or ".." not in image_id.split("/")
 
 
-def nodes(path: Path) -> Iterator[tuple[str, bool]]:
-    """Every folder below the root as (name, whether it holds an array), parents first.
+def nodes(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
+    """Every folder below the root as (name, its document), parents first.
 
-    Folders inside an array are not looked into.
+    Folders inside an array are not looked into. The document is None where there is none.
     """
     pending = [""]
     while pending:
         parent = pending.pop()
-        with os.scandir(path / parent) as entries:
-            folders = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-        for folder in folders:
-            name = f"{parent}/{folder}" if parent else folder
-            if name == COMMITS:
-                continue
-            is_array = _holds_array(path / name)
-            yield name, is_array
-            if not is_array:
+        folders = [name for name in sorted(folders_in(path / parent)) if parent or name != COMMITS]
+        names = [f"{parent}/{folder}" if parent else folder for folder in folders]
+        documents = read_files([path / name / DOCUMENT for name in names])
+        for name, document in zip(names, documents, strict=True):
+            yield name, document
+            if not is_array(document):
                 pending.append(name)
+
+
+def is_array(document: bytes | None) -> bool:
+    """Whether a `zarr.json` says that its folder holds an array."""
+    return b'"node_type": "array"' in (document or b"")
 
 
 @dataclass(frozen=True)
 class Metadata:
     """Everything a store says about itself, checked against each other."""
 
-    path: Path
+    path: StorePath
     root: RootDocument
     images: ImageList
     documents: dict[str, ArrayDocument]
@@ -196,23 +198,30 @@ class Metadata:
     """Per feature."""
 
     @property
+    def folder(self) -> Path:
+        """The store's folder, for what changes files in place. StoreError for a remote store."""
+        if isinstance(self.path, RemotePath):
+            raise StoreError(f"{self.path}: only local stores are changed in place; copy it first")
+        return self.path
+
+    @property
     def grid(self) -> ShardGrid:
         """Which rows lie in which file."""
         return ShardGrid(self.root.shard_size)
 
 
-def read_metadata(path: Path) -> Metadata:
+def read_metadata(path: StorePath) -> Metadata:
     """Read a store's metadata; StoreError where it is missing, damaged or contradictory.
 
     A growth that was interrupted leaves arrays with fewer rows than there are images; that is
     no damage, as each array's document vouches for its own rows only.
     """
+    refuse_link(path / COMMITS)
     root = read_root(path)
     documents = {}
-    for name, is_array in nodes(path):
-        if is_array:
-            data = read_file(path / name / DOCUMENT) or b""
-            documents[name] = parse_array_document(name, data, root.shard_size)
+    for name, document in nodes(path):
+        if document is not None and is_array(document):
+            documents[name] = parse_array_document(name, document, root.shard_size)
     images = read_images(path)
     check_rows(documents.values(), images)
     specs = specs_of([document.array for document in documents.values()])
@@ -236,29 +245,6 @@ def check_rows(documents: Iterable[ArrayDocument], images: ImageList) -> None:
                 f"{IMAGES}: its lines are not those that {document.array.name} was written for; "
                 f"{VERIFY_HINT}"
             )
-
-
-def read_file(file: Path) -> bytes | None:
-    """A file's bytes; None where there is no such file.
-
-    StoreError for what is no file, such as a pipe, and for one too large to be a store's.
-    """
-    try:
-        status = file.stat()
-        # Opening a pipe would wait for ever, and reading a device would not end.
-        if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
-            raise StoreError(f"{file}: is not a file; {VERIFY_HINT}")
-        if status.st_size > (MAX_DOCUMENT_BYTES if file.name == DOCUMENT else MAX_FILE_BYTES):
-            raise StoreError(f"{file}: is too large for a store's ({status.st_size:,} bytes)")
-        return file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise StoreError(f"{file}: cannot read ({error.strerror})") from error
-
-
-def _holds_array(folder: Path) -> bool:
-    return b'"node_type": "array"' in (read_file(folder / DOCUMENT) or b"")
 
 
 def _are_plain_rows(rows: list[Any]) -> bool:

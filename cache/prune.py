@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.commits import read_commit
-from cache.describe import folder_bytes
 from cache.errors import StoreError
 from cache.files import (
     TemporaryFile,
@@ -27,7 +26,8 @@ from cache.files import (
     write_atomically,
 )
 from cache.layout import DOCUMENT, LOCK, SCALE_SUFFIX, ZarrArray, commit_path
-from cache.metadata import Metadata, nodes, read_metadata
+from cache.metadata import Metadata, is_array, nodes, read_metadata
+from cache.places import folder_bytes
 from cache.recovery import roll_back, stale_files
 
 
@@ -69,21 +69,21 @@ def plan_arrays(
         raise StoreError(f"{path}: no array would be left; delete the folder instead")
     sizes = {
         name: sum(
-            folder_bytes(metadata.path / array.name) for array in metadata.specs[name].zarr_arrays
+            folder_bytes(metadata.folder / array.name) for array in metadata.specs[name].zarr_arrays
         )
         for name in sorted(chosen)
     }
-    return PrunePlan(metadata.path, sizes)
+    return PrunePlan(metadata.folder, sizes)
 
 
 def plan_temporaries(path: str | Path) -> PrunePlan:
     """What killed writers left: temporaries, and shard files whose commit never came."""
     metadata = read_metadata(Path(path))
     sizes = {
-        file.relative_to(metadata.path).as_posix(): file.stat().st_size
+        file.relative_to(metadata.folder).as_posix(): file.stat().st_size
         for file in stale_files(metadata)
     }
-    return PrunePlan(metadata.path, sizes)
+    return PrunePlan(metadata.folder, sizes)
 
 
 def prune_arrays(path: str | Path, names: Collection[str]) -> None:
@@ -129,7 +129,7 @@ def _below(metadata: Metadata, names: Sequence[str]) -> set[str]:
 
 
 def _drop_from_shard(metadata: Metadata, shard: int, arrays: Sequence[ZarrArray]) -> None:
-    path, grid = metadata.path, metadata.grid
+    path, grid = metadata.folder, metadata.grid
     commit = read_commit(path, shard)
     if commit is None or not any(commit.n_rows(array.name) for array in arrays):
         return
@@ -162,8 +162,8 @@ def _remove_array(path: Path, array: ZarrArray) -> None:
 
 def _remove_empty_groups(path: Path) -> None:
     """Children before their parents; those that an earlier death left, too."""
-    for name, is_array in sorted(nodes(path), reverse=True):
+    for name, document in sorted(nodes(path), reverse=True):
         folder = path / name
-        if not is_array and {file.name for file in folder.iterdir()} <= {DOCUMENT}:
+        if not is_array(document) and {file.name for file in folder.iterdir()} <= {DOCUMENT}:
             remove_durably(folder / DOCUMENT)
             remove_folder(folder)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 
 import numpy as np
 import torch
 
 from cache.checksums import crc32c_of
-from cache.commits import Commit, read_commit
+from cache.commits import Commit, read_commit, read_commits
 from cache.encoding import dequantise
 from cache.errors import (
+    VERIFY_HINT,
     CorruptShard,
     NotCommitted,
     QuarantinedImage,
@@ -25,13 +21,13 @@ from cache.errors import (
     UnknownImage,
 )
 from cache.layout import ArraySpec, ZarrArray
+from cache.mapped import MappedRecords, Wanted
 from cache.metadata import Metadata, read_metadata
+from cache.places import store_path
+from cache.ranged import RangedRecords
 from cache.recipe import Recipe
 from cache.records import ImageRecord
-from cache.shardfile import VERIFY_HINT, DescriptorFile, ShardFile
-
-_MAX_MAPPED_FILES = 4096
-"""Upper bound on files kept mapped; each also costs a file descriptor."""
+from cache.remote import RemotePath, StorePath
 
 
 class FeatureStore:
@@ -45,7 +41,7 @@ class FeatureStore:
     def __init__(self, metadata: Metadata) -> None:
         """Use `open`."""
         self.path = metadata.path
-        """The store's folder."""
+        """The store's folder, or its place in object storage."""
         self.recipe = metadata.root.recipe
         """What the features were computed with."""
         self.fingerprint = metadata.root.fingerprint
@@ -63,17 +59,19 @@ class FeatureStore:
         self._row_of = {image_id: row for row, image_id in enumerate(self.ids)}
         self._zarr_arrays = {name: spec.zarr_arrays for name, spec in self.arrays.items()}
         self._commits: dict[int, Commit] = {}
-        self._files: OrderedDict[tuple[str, int], ShardFile | DescriptorFile] = OrderedDict()
-        self._max_files = min(_MAX_MAPPED_FILES, _open_file_limit() // 4)
-        self._lock = threading.Lock()
+        self._files: MappedRecords | RangedRecords = (
+            RangedRecords(self.path, self._grid)
+            if isinstance(self.path, RemotePath)
+            else MappedRecords(self.path, self._grid)
+        )
 
     @classmethod
-    def open(cls, path: str | Path, recipe: Recipe | None = None) -> FeatureStore:
+    def open(cls, path: str | StorePath, recipe: Recipe | None = None) -> FeatureStore:
         """Open a store; with ``recipe``, only if it was made with just this one.
 
         Raises NotAStore, DamagedStore, or RecipeMismatch naming the fields that differ.
         """
-        metadata = read_metadata(Path(path))
+        metadata = read_metadata(store_path(path))
         differences = metadata.root.recipe.differences(recipe) if recipe else []
         if differences:
             raise RecipeMismatch(
@@ -137,21 +135,32 @@ class FeatureStore:
         places = [self._place(image_id) for image_id in ids]
         # Everything is looked up before anything is copied: copying a megabyte leaves nothing else
         # in the processor's caches, and what comes after it takes several times as long.
-        result, work = {}, []
-        for name in arrays:
-            spec = self._spec(name)
-            records = [self._records(spec, commit, slot) for commit, slot in places]
-            result[name] = _buffer(spec, len(places), out.get(name) if out else None)
-            work.append((spec, records, result[name].numpy()))
-        for spec, records, targets in work:
-            for place, found, target in zip(places, records, targets, strict=True):
-                if check:
-                    self._check(spec, *place, found)
-                values, *scale = found
-                if scale:
-                    dequantise(values, scale[0], out=target)
+        specs = [self._spec(name) for name in arrays]
+        for spec in specs:
+            for place in places:
+                self._refuse_unreadable(spec, *place)
+        wanted: list[Wanted] = [
+            (array, commit, slot)
+            for spec in specs
+            for commit, slot in places
+            for array in self._zarr_arrays[spec.name]
+        ]
+        records = self._files.records(wanted)
+        result = {
+            spec.name: _buffer(spec, len(places), out.get(spec.name) if out else None)
+            for spec in specs
+        }
+        if check:
+            for found, source in zip(records, wanted, strict=True):
+                self._check(found, *source)
+        given = iter(records)
+        for spec in specs:
+            quantised = spec.dtype == "int8"
+            for target in result[spec.name].numpy():
+                if quantised:
+                    dequantise(next(given), next(given), out=target)
                 else:
-                    np.copyto(target, values)
+                    np.copyto(target, next(given))
         return result
 
     def _place(self, image_id: str) -> tuple[Commit, int]:
@@ -172,8 +181,7 @@ class FeatureStore:
                 f"{self.path}: no array {name}; it holds {', '.join(self.arrays)}"
             ) from None
 
-    def _records(self, spec: ArraySpec, commit: Commit, slot: int) -> list[np.ndarray]:
-        """An image's record in each array of a feature, views of the mapped files."""
+    def _refuse_unreadable(self, spec: ArraySpec, commit: Commit, slot: int) -> None:
         image_id = self.ids[commit.shard * self.shard_size + slot]
         if slot >= commit.n_rows(spec.name):
             raise NotCommitted(
@@ -186,19 +194,14 @@ class FeatureStore:
                 f"({commit.quarantined[image_id]}); leave it out "
                 "(a repaired file needs a new store)"
             )
-        return [self._file(array, commit).record(slot) for array in self._zarr_arrays[spec.name]]
 
-    def _check(
-        self, spec: ArraySpec, commit: Commit, slot: int, records: Sequence[np.ndarray]
-    ) -> None:
-        for array, record in zip(self._zarr_arrays[spec.name], records, strict=True):
-            if crc32c_of(record) != commit.arrays[array.name].crc32c[slot]:
-                row = commit.shard * self.shard_size + slot
-                path = self._grid.file_of(self.path, array, row)
-                raise CorruptShard(
-                    f"{path}: the record of {self.ids[row]} does not fit its checksum; "
-                    f"{VERIFY_HINT}"
-                )
+    def _check(self, record: np.ndarray, array: ZarrArray, commit: Commit, slot: int) -> None:
+        if crc32c_of(record) != commit.arrays[array.name].crc32c[slot]:
+            row = commit.shard * self.shard_size + slot
+            path = self._grid.file_of(self.path, array, row)
+            raise CorruptShard(
+                f"{path}: the record of {self.ids[row]} does not fit its checksum; {VERIFY_HINT}"
+            )
 
     def _commit(self, shard: int) -> Commit:
         commit = self._commits.get(shard)
@@ -208,38 +211,10 @@ class FeatureStore:
         return commit
 
     def _all_commits(self) -> list[Commit]:
-        return [self._commit(shard) for shard in range(self._grid.n_shards(len(self)))]
-
-    def _file(self, array: ZarrArray, commit: Commit) -> ShardFile | DescriptorFile:
-        """The mapped file of a shard, from those kept open.
-
-        Kept per shard also where shards share a file: the mapping is then younger than the
-        commit, so it holds every row that the commit lists.
-        """
-        key = (array.name, commit.shard)
-        with self._lock:
-            file = self._files.get(key)
-            if file is not None:
-                self._files.move_to_end(key)
-                return file
-            file = self._opened(array, commit)
-            self._files[key] = file
-            if len(self._files) > self._max_files:
-                self._files.popitem(last=False)
-            return file
-
-    def _opened(self, array: ZarrArray, commit: Commit) -> ShardFile | DescriptorFile:
-        first_row = commit.shard * self.shard_size
-        path = self._grid.file_of(self.path, array, first_row)
-        if array.sharded:
-            return ShardFile(path, array, commit.n_rows(array.name), self.shard_size)
-        chunk_rows = self._grid.chunk_rows
-        return DescriptorFile(path, array, first_row % chunk_rows, chunk_rows)
-
-
-def _open_file_limit() -> int:
-    limit, _ = getrlimit(RLIMIT_NOFILE)
-    return sys.maxsize if limit == RLIM_INFINITY else limit
+        shards = range(self._grid.n_shards(len(self)))
+        new = [shard for shard in shards if shard not in self._commits]
+        self._commits |= {commit.shard: commit for commit in read_commits(self.path, new)}
+        return [self._commits[shard] for shard in shards]
 
 
 def _buffer(spec: ArraySpec, n_images: int, given: torch.Tensor | None) -> torch.Tensor:

@@ -12,7 +12,7 @@ from cache.metadata import Metadata, nodes
 
 def roll_back(metadata: Metadata) -> None:
     """Bring a store back to what its commits say: no half-published shards, no temporaries."""
-    for shard in announced_shards(metadata.path):
+    for shard in announced_shards(metadata.folder):
         roll_back_shard(metadata, shard)
     for folder in _folders(metadata):
         remove_stale_temporaries(folder)
@@ -26,7 +26,7 @@ def stale_files(metadata: Metadata) -> list[Path]:
         for file in temporaries_in(folder)
         if not is_owned(file)
     ]
-    dead = set(announced_shards(metadata.path, stale))
+    dead = set(announced_shards(metadata.folder, [file.name for file in stale]))
     return stale + [file for shard in sorted(dead) for file in _uncommitted_files(metadata, shard)]
 
 
@@ -38,13 +38,13 @@ def roll_back_shard(metadata: Metadata, shard: int) -> None:
     """
     for file in _uncommitted_files(metadata, shard):
         remove_durably(file)
-    target = commit_path(metadata.path, shard)
+    target = commit_path(metadata.folder, shard)
     remove_stale_temporaries(target.parent, target.name)
 
 
 def _uncommitted_files(metadata: Metadata, shard: int) -> list[Path]:
     """Shard files of the arrays for which the shard's commit lists no row."""
-    path, grid = metadata.path, metadata.grid
+    path, grid = metadata.folder, metadata.grid
     commit = read_commit(path, shard) or Commit(shard)
     files = [
         grid.file_of(path, document.array, shard * grid.shard_size)
@@ -56,5 +56,5 @@ def _uncommitted_files(metadata: Metadata, shard: int) -> list[Path]:
 
 def _folders(metadata: Metadata) -> list[Path]:
     """Every folder of the store that may hold temporaries."""
-    path = metadata.path
+    path = metadata.folder
     return [path, path / COMMITS, *(path / name for name, _ in nodes(path))]

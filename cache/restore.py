@@ -34,11 +34,12 @@ from cache.metadata import (
     ImageList,
     RootDocument,
     image_line,
+    is_array,
     nodes,
     parse_images,
-    read_file,
     read_root,
 )
+from cache.places import read_file
 from cache.recipe import Recipe
 from cache.shardfile import committed_bytes
 
@@ -63,8 +64,10 @@ def stored_features(path: Path) -> set[str]:
 
 def _features(path: Path, commits: Mapping[int, Commit]) -> set[str]:
     names = {name for commit in commits.values() for name in commit.arrays}
-    for name, is_array in nodes(path):
-        if is_array or any(chunk_of(file.name) is not None for file in (path / name).iterdir()):
+    for name, data in nodes(path):
+        if is_array(data) or any(
+            chunk_of(file.name) is not None for file in (path / name).iterdir()
+        ):
             names.add(name)
     return {name.removesuffix(SCALE_SUFFIX) for name in names}
 
@@ -195,10 +198,9 @@ def _former_root(path: Path, origin: Origin) -> RootDocument:
 
 def _shard_size(path: Path) -> int | None:
     """The shard size that a sound array document tells; None where none does."""
-    for name, is_array in nodes(path):
-        if not is_array:
+    for name, data in nodes(path):
+        if data is None or not is_array(data):
             continue
-        data = read_file(path / name / DOCUMENT) or b""
         try:
             size = json.loads(data)["chunk_grid"]["configuration"]["chunk_shape"][0]
             document = parse_array_document(name, data, size)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import mmap
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cache.checksums import crc32c_of
-from cache.errors import CorruptShard
-from cache.files import TemporaryFile
+from cache.errors import VERIFY_HINT, CorruptShard
+from cache.files import Spool, TemporaryFile
 from cache.layout import CRC_BYTES, ZarrArray
+from cache.places import MAX_FILE_BYTES, open_at_once
+from cache.remote import RemotePath, StorePath
 
 _ABSENT = np.uint64(2**64 - 1)
 _ENTRY_BYTES = 16
@@ -53,6 +54,22 @@ def build_index(array: ZarrArray, n_rows: int, shard_size: int) -> bytes:
     return data + crc_suffix(crc32c_of(data))
 
 
+def parse_index(
+    data: bytes, array: ZarrArray, n_rows: int, shard_size: int, path: StorePath
+) -> np.ndarray:
+    """Offsets of the first ``n_rows`` records from the index at the end of ``path``.
+
+    CorruptShard where it is damaged or has fewer. Where the file ends is for the caller to look.
+    """
+    whole = len(data) == index_bytes(shard_size)
+    if not whole or crc_suffix(crc32c_of(data[:-CRC_BYTES])) != data[-CRC_BYTES:]:
+        raise CorruptShard(f"{path}: the index is damaged or cut off; {VERIFY_HINT}")
+    index = np.frombuffer(data, "<u8", shard_size * 2).reshape(shard_size, 2)[:n_rows]
+    if (index[:, 1] != array.record_bytes + CRC_BYTES).any():
+        raise CorruptShard(f"{path}: committed records are missing; {VERIFY_HINT}")
+    return index[:, 0]
+
+
 def crc_suffix(crc: int) -> bytes:
     """A checksum as it follows the bytes it covers."""
     return crc.to_bytes(CRC_BYTES, "little")
@@ -61,12 +78,14 @@ def crc_suffix(crc: int) -> bytes:
 class ShardFileWriter:
     """Streams the records of one shard of one array to a temporary file."""
 
-    def __init__(self, path: Path, array: ZarrArray, shard_size: int) -> None:
+    def __init__(self, path: StorePath, array: ZarrArray, shard_size: int) -> None:
         self.array = array
         self.crcs: list[int] = []
         """Of the records written so far."""
         self._shard_size = shard_size
-        self._file = TemporaryFile(path)
+        self._file: TemporaryFile | Spool = (
+            Spool() if isinstance(path, RemotePath) else TemporaryFile(path)
+        )
         self._stride = array.record_bytes + CRC_BYTES
         self._syncing_from = 0
 
@@ -91,8 +110,14 @@ class ShardFileWriter:
         return shard_file_bytes(self.array, len(self.crcs), self._shard_size)
 
     def publish(self) -> None:
-        """Put the finished file in its place."""
+        """Put the finished file in its place on the disk."""
+        assert isinstance(self._file, TemporaryFile)
         self._file.publish()
+
+    def upload(self, place: RemotePath) -> str:
+        """Put the finished file into object storage; gives its version."""
+        assert isinstance(self._file, Spool)
+        return place.write(self._file.content())
 
     def discard(self) -> None:
         """Remove the temporary, unless it was published."""
@@ -102,7 +127,7 @@ class ShardFileWriter:
 class ShardFile:
     """A shard file opened for reading: memory-mapped, with its index checked."""
 
-    def __init__(self, path: Path, array: ZarrArray, n_rows: int, shard_size: int) -> None:
+    def __init__(self, path: StorePath, array: ZarrArray, n_rows: int, shard_size: int) -> None:
         """Map ``path``, which must hold at least ``n_rows`` records; else CorruptShard."""
         self._dtype = array.numpy_dtype
         self._shape = array.shape
@@ -110,14 +135,9 @@ class ShardFile:
         index_start = size - index_bytes(shard_size)
         if index_start < 0:
             raise CorruptShard(f"{path}: {size} bytes, shorter than its index; {VERIFY_HINT}")
-        index_data = self._map[index_start:]
-        if crc_suffix(crc32c_of(index_data[:-CRC_BYTES])) != index_data[-CRC_BYTES:]:
-            raise CorruptShard(f"{path}: the index is damaged or cut off; {VERIFY_HINT}")
-        index = np.frombuffer(index_data, "<u8", shard_size * 2).reshape(shard_size, 2)[:n_rows]
-        starts, lengths = index[:, 0], index[:, 1]
-        stride = array.record_bytes + CRC_BYTES
+        starts = parse_index(self._map[index_start:], array, n_rows, shard_size, path)
         # Checked before anything is touched: reading past a mapped file kills the process.
-        if (lengths != stride).any() or (starts > index_start - stride).any():
+        if (starts > index_start - array.record_bytes - CRC_BYTES).any():
             raise CorruptShard(f"{path}: committed records are missing; {VERIFY_HINT}")
         self._starts: list[int] = starts.tolist()
 
@@ -125,11 +145,15 @@ class ShardFile:
         """The record of a slot, a view of the mapped file."""
         return np.ndarray(self._shape, self._dtype, self._map, self._starts[slot])
 
+    def crcs(self) -> list[int]:
+        """The checksums of its records, as they are."""
+        return [crc32c_of(self.record(slot)) for slot in range(len(self._starts))]
+
 
 class DescriptorFile:
     """A chunk of a descriptor array opened for reading, as the rows of one shard."""
 
-    def __init__(self, path: Path, array: ZarrArray, first_row: int, chunk_rows: int) -> None:
+    def __init__(self, path: StorePath, array: ZarrArray, first_row: int, chunk_rows: int) -> None:
         """Map ``path``; slot 0 is row ``first_row`` of the chunk. CorruptShard by its size."""
         self._dtype = array.numpy_dtype
         self._shape = array.shape
@@ -145,16 +169,16 @@ class DescriptorFile:
         return np.ndarray(self._shape, self._dtype, self._map, start)
 
 
-VERIFY_HINT = "run `sketchfusion cache verify` on the store"
+def map_file(path: StorePath) -> tuple[Any, int]:
+    """Map a file for reading: (map, bytes); a remote one is fetched whole.
 
-
-def open_at_once(path: str | Path, flags: int = os.O_RDONLY) -> int:
-    """A file descriptor, as an `opener`: opening a pipe of this name would wait for ever."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def map_file(path: Path) -> tuple[Any, int]:
-    """Map a file for reading: (map, bytes). CorruptShard where it is missing or empty."""
+    CorruptShard where it is missing or empty.
+    """
+    if isinstance(path, RemotePath):
+        data = path.read(MAX_FILE_BYTES)
+        if not data:
+            raise CorruptShard(f"{path}: missing or empty; {VERIFY_HINT}")
+        return data, len(data)
     try:
         fd = open_at_once(path)
     except OSError as error:

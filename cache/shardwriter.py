@@ -12,13 +12,13 @@ import numpy as np
 from cache.commits import ArrayCommit, Commit, read_commit
 from cache.descriptors import DescriptorWriter
 from cache.encoding import Encoder
-from cache.errors import CorruptShard, StoreError
-from cache.files import TemporaryFile, locked, sync_folder, temporaries_in
-from cache.layout import LOCK, ArraySpec, ZarrArray, commit_path
+from cache.errors import VERIFY_HINT, CorruptShard, StoreError
+from cache.files import TemporaryFile, exclusively, sync_folder, temporaries_in
+from cache.layout import ArraySpec, ZarrArray, commit_path
 from cache.metadata import Metadata
 from cache.records import ImageRecord
 from cache.recovery import roll_back_shard
-from cache.shardfile import VERIFY_HINT, ShardFile, ShardFileWriter
+from cache.shardfile import ShardFile, ShardFileWriter
 
 
 class ShardWriter(AbstractContextManager["ShardWriter"]):
@@ -120,8 +120,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         for part in self._parts:
             if isinstance(part, ShardFileWriter):
                 part.finish()
-        with locked(self._path / LOCK):
-            self._publish(timings or {})
+        self._publish(timings or {})
 
     def _zarr_arrays(self) -> list[ZarrArray]:
         return [array for spec in self._specs for array in spec.zarr_arrays]
@@ -172,36 +171,53 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         self._next_row += 1
 
     def _publish(self, timings: Mapping[str, float]) -> None:
+        """Make the finished parts exist."""
+        folder = self._metadata.folder
+        exclusively(folder, lambda _: self._put_in_place(folder, timings))
+
+    def _put_in_place(self, folder: Path, timings: Mapping[str, float]) -> None:
         """Descriptors, then the commit as a temporary, then the maps, then the commit itself.
 
         The temporary commit is there before the first map is: data without a commit is thereby
         known as interrupted work, and not mistaken for a lost commit.
         """
-        n_rows = self._rows.stop - self._first_row
-        current = read_commit(self._path, self._shard) or Commit(self._shard)
-        parts = [part for part in self._parts if current.n_rows(part.array.name) < n_rows]
-        maps = [part for part in parts if isinstance(part, ShardFileWriter)]
+        current = read_commit(folder, self._shard) or Commit(self._shard)
+        parts = self._missing_from(current)
         if not parts:
             return
-        target = commit_path(self._path, self._shard)
+        maps = [part for part in parts if isinstance(part, ShardFileWriter)]
+        target = commit_path(folder, self._shard)
         if temporaries_in(target.parent, target.name):
             roll_back_shard(self._metadata, self._shard)
         for part in parts:
             if isinstance(part, DescriptorWriter):
-                part.patch(self._path, self._rows.start)
-        arrays = {part.array.name: ArrayCommit(tuple(part.crcs), part.n_bytes) for part in parts}
-        commit = current.extended(self._images, self._quarantined, arrays, timings)
-        temporary = _written(target, commit.to_bytes())
+                part.patch(folder, self._rows.start)
+        temporary = _written(target, self._extended(current, parts, timings).to_bytes())
         try:
             sync_folder(target.parent)
             for file in maps:
                 file.publish()
             for file in maps:
-                sync_folder(self._path / file.array.name)
+                sync_folder(folder / file.array.name)
             temporary.publish()
             sync_folder(target.parent)
         finally:
             temporary.close()
+
+    def _missing_from(self, commit: Commit) -> list[ShardFileWriter | DescriptorWriter]:
+        """The parts of which nobody has committed as many rows."""
+        n_rows = self._rows.stop - self._first_row
+        return [part for part in self._parts if commit.n_rows(part.array.name) < n_rows]
+
+    def _extended(
+        self,
+        commit: Commit,
+        parts: Sequence[ShardFileWriter | DescriptorWriter],
+        timings: Mapping[str, float],
+    ) -> Commit:
+        """A commit with these parts."""
+        arrays = {part.array.name: ArrayCommit(tuple(part.crcs), part.n_bytes) for part in parts}
+        return commit.extended(self._images, self._quarantined, arrays, timings)
 
     def _discard(self) -> None:
         for part in self._parts:

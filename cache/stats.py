@@ -11,7 +11,6 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import dask
@@ -19,10 +18,10 @@ import dask.array as da
 import numpy as np
 from dask.core import flatten
 
-from cache.errors import StoreError
+from cache.errors import VERIFY_HINT, StoreError
 from cache.export.contents import chosen_names
 from cache.reader import FeatureStore
-from cache.shardfile import VERIFY_HINT
+from cache.remote import StorePath
 from cache.spectrum import power_spectrum, radial_spectrum
 
 N_SHARES = 10
@@ -67,7 +66,7 @@ class ArrayStats:
     """Cycles per image, weighted by power."""
 
 
-def store_stats(path: str | Path, arrays: Sequence[str] = ()) -> list[ArrayStats]:
+def store_stats(path: str | StorePath, arrays: Sequence[str] = ()) -> list[ArrayStats]:
     """Statistics of a store's features, or of those that names or globs fit.
 
     Left out are images that are not computed yet or quarantined, and features that no image has.

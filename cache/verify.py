@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from cache.commits import Commit, read_commit, shard_of_commit
+from cache.commits import Commit, parse_commit, shard_of_commit
 from cache.errors import DamagedStore, StoreError
-from cache.files import is_owned, is_temporary, temporaries_in
+from cache.files import is_owned, is_temporary
 from cache.findings import Findings, Problem
 from cache.layout import (
     COMMITS,
@@ -22,9 +20,11 @@ from cache.layout import (
     parse_array_document,
     specs_of,
 )
-from cache.metadata import check_rows, nodes, read_file, read_images, read_root
+from cache.metadata import check_rows, is_array, nodes, read_images, read_root
+from cache.places import names_in, read_files, refuse_link, store_path
 from cache.records import ImageRecord
 from cache.remedy import remedy_for, whole_store_remedy
+from cache.remote import RemotePath, StorePath
 from cache.verify_data import Progress, check_data
 
 
@@ -51,7 +51,7 @@ class VerifyReport:
 
 
 def verify_store(
-    path: str | Path, full: bool = True, progress: Progress = lambda done, total: None
+    path: str | StorePath, full: bool = True, progress: Progress = lambda done, total: None
 ) -> VerifyReport:
     """Check a store; without ``full``, documents, commits, sizes and indexes, but no records.
 
@@ -59,25 +59,25 @@ def verify_store(
     added is not taken for damage. Raises NotAStore where there is no store, and StoreError where
     a file may not be read: that says nothing about what is in it.
     """
-    path = Path(path)
+    store = store_path(path)
     findings = Findings()
     commits: dict[int, Commit] = {}
     images: list[ImageRecord] = []
     remedy = ""
     try:
-        grid = ShardGrid(read_root(path).shard_size)
+        grid = ShardGrid(read_root(store).shard_size)
     except DamagedStore as error:
-        findings.failure("metadata", path, DOCUMENT, error)
+        findings.failure("metadata", store, DOCUMENT, error)
         remedy = whole_store_remedy([DOCUMENT])
     else:
-        commits = _check_commit_files(path, findings)
-        documents = _check_documents(path, grid, findings)
-        images = _check_images(path, documents, findings)
+        commits = _check_commit_files(store, findings)
+        documents = _check_documents(store, grid, findings)
+        images = _check_images(store, documents, findings)
         for commit in commits.values():
             _check_commit(commit, documents, grid, images, findings)
         arrays = [document.array for document in documents.values()]
-        findings.add(check_data(path, grid, commits, arrays, full, progress))
-        _note_unfinished(path, commits, documents, images, findings)
+        findings.add(check_data(store, grid, commits, arrays, full, progress))
+        _note_unfinished(store, commits, documents, images, findings)
         remedy = remedy_for(findings.problems, arrays, grid, commits)
     return VerifyReport(
         problems=tuple(findings.problems),
@@ -89,49 +89,53 @@ def verify_store(
     )
 
 
-def _check_commit_files(path: Path, findings: Findings) -> dict[int, Commit]:
+def _check_commit_files(path: StorePath, findings: Findings) -> dict[int, Commit]:
     """Read all commits; those that are damaged are reported and left out."""
-    if not (path / COMMITS).is_dir():
+    try:
+        refuse_link(path / COMMITS)
+    except StoreError as error:
+        findings.failure("unexpected", path, COMMITS, error)
+    # Object storage has no folders, only names with slashes.
+    if not isinstance(path, RemotePath) and not (path / COMMITS).is_dir():
         findings.problem("missing", COMMITS, "the folder of commits is gone")
         return {}
     # Listed once: between two listings a temporary may come or become a commit.
-    names = sorted(os.listdir(path / COMMITS))
-    shards = {name: shard_of_commit(name) for name in names}
+    names = sorted(names_in(path / COMMITS))
+    shards = {name: shard for name in names if (shard := shard_of_commit(name)) is not None}
+    for name in names:
+        if name not in shards and not is_temporary(name):
+            findings.problem("unexpected", f"{COMMITS}/{name}", "no file of the store")
     commits = {}
-    for name, shard in shards.items():
-        if shard is None:
-            if not is_temporary(name):
-                findings.problem("unexpected", f"{COMMITS}/{name}", "no file of the store")
+    documents = read_files([path / COMMITS / name for name in shards])
+    for (name, shard), data in zip(shards.items(), documents, strict=True):
+        if data is None:
             continue
         try:
-            commit = read_commit(path, shard)
+            commits[shard] = parse_commit(data, path, shard)
         except DamagedStore as error:
             findings.failure("commit", path, f"{COMMITS}/{name}", error)
-        else:
-            if commit is not None:
-                commits[shard] = commit
     return commits
 
 
-def _check_documents(path: Path, grid: ShardGrid, findings: Findings) -> dict[str, ArrayDocument]:
+def _check_documents(
+    path: StorePath, grid: ShardGrid, findings: Findings
+) -> dict[str, ArrayDocument]:
     """Read all array documents; those that are damaged are reported and left out."""
     documents = {}
-    groups = []
-    for name, is_array in nodes(path):
-        if not is_array:
-            groups.append(name)
+    groups = {}
+    for name, data in nodes(path):
+        if data is None or not is_array(data):
+            groups[name] = data
             continue
         try:
-            document = read_file(path / name / DOCUMENT) or b""
-            documents[name] = parse_array_document(name, document, grid.shard_size)
+            documents[name] = parse_array_document(name, data, grid.shard_size)
         except DamagedStore as error:
             findings.failure("metadata", path, f"{name}/{DOCUMENT}", error)
     try:
         specs_of([document.array for document in documents.values()])
     except StoreError as error:
         findings.failure("metadata", path, DOCUMENT, error)
-    for name in groups:
-        data = read_file(path / name / DOCUMENT)
+    for name, data in groups.items():
         if data is None and not any(array.startswith(f"{name}/") for array in documents):
             findings.note("interrupted", name, "an array was being added here")
         elif data != group_document({}):
@@ -141,7 +145,7 @@ def _check_documents(path: Path, grid: ShardGrid, findings: Findings) -> dict[st
 
 
 def _check_images(
-    path: Path, documents: Mapping[str, ArrayDocument], findings: Findings
+    path: StorePath, documents: Mapping[str, ArrayDocument], findings: Findings
 ) -> list[ImageRecord]:
     """Read the image list; what is wrong with it is reported."""
     try:
@@ -190,7 +194,7 @@ def _check_commit(
 
 
 def _note_unfinished(
-    path: Path,
+    path: StorePath,
     commits: Mapping[int, Commit],
     documents: Mapping[str, ArrayDocument],
     images: list[ImageRecord],
@@ -203,13 +207,15 @@ def _note_unfinished(
             findings.note("unfinished", name, f"{n_rows} of {len(images)} rows committed")
     folders = [path, path / COMMITS, *(path / name for name, _ in nodes(path))]
     for folder in folders:
-        for temporary in temporaries_in(folder):
-            where = temporary.relative_to(path).as_posix()
-            findings.note("temporary", where, _owner_of(temporary))
+        for name in filter(is_temporary, names_in(folder)):
+            where = (folder / name).relative_to(path).as_posix()  # type: ignore[arg-type]
+            findings.note("temporary", where, _owner_of(folder / name))
 
 
-def _owner_of(temporary: Path) -> str:
+def _owner_of(temporary: StorePath) -> str:
     """Who holds a temporary; a store that this user may only read is no less sound for it."""
+    if isinstance(temporary, RemotePath):
+        return "of a writer at work, or of one that was stopped"
     try:
         return "in use" if is_owned(temporary) else "left by a writer that was killed"
     except StoreError:

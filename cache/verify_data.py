@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 from cache.checksums import crc32c_of
 from cache.commits import Commit, announced_shards, read_commit
@@ -17,7 +16,9 @@ from cache.errors import CorruptShard, StoreError
 from cache.files import is_temporary
 from cache.findings import Findings
 from cache.layout import CRC_BYTES, DOCUMENT, ShardGrid, ZarrArray, chunk_of
-from cache.shardfile import build_index, crc_suffix, index_bytes, open_at_once
+from cache.places import names_in, open_binary, size_of
+from cache.remote import StorePath
+from cache.shardfile import build_index, crc_suffix, index_bytes
 
 Progress = Callable[[int, int], object]
 """Told how many files are checked, and of how many."""
@@ -26,7 +27,7 @@ _NO_CHUNK = "gone, and committed rows need it"
 
 
 def check_data(
-    path: Path,
+    path: StorePath,
     grid: ShardGrid,
     commits: Mapping[int, Commit],
     arrays: list[ZarrArray],
@@ -50,7 +51,7 @@ def _run(job: Callable[[], Findings]) -> Findings:
 
 class _DataCheck:
     def __init__(
-        self, path: Path, grid: ShardGrid, commits: Mapping[int, Commit], full: bool
+        self, path: StorePath, grid: ShardGrid, commits: Mapping[int, Commit], full: bool
     ) -> None:
         self._path = path
         self._grid = grid
@@ -59,7 +60,7 @@ class _DataCheck:
 
     def jobs(self, array: ZarrArray) -> list[Callable[[], Findings]]:
         """The checks of one array: one per committed file, and one of what else lies there."""
-        by_file: dict[Path, list[Commit]] = defaultdict(list)
+        by_file: dict[StorePath, list[Commit]] = defaultdict(list)
         for commit in self._commits.values():
             if commit.n_rows(array.name):
                 first_row = commit.shard * self._grid.shard_size
@@ -72,15 +73,15 @@ class _DataCheck:
         ]
         return [*jobs, partial(self._check_others, array, {file.name for file in by_file})]
 
-    def _check_shard_file(self, file: Path, array: ZarrArray, commit: Commit) -> Findings:
+    def _check_shard_file(self, file: StorePath, array: ZarrArray, commit: Commit) -> Findings:
         findings = Findings()
         where = self._where(file)
         shard_size = self._grid.shard_size
         stride = array.record_bytes + CRC_BYTES
         committed = commit.arrays[array.name]
         try:
-            with open(file, "rb", buffering=0, opener=open_at_once) as shard:
-                size = os.fstat(shard.fileno()).st_size
+            with open_binary(file) as shard:
+                size = shard.seek(0, os.SEEK_END)
                 n_rows, rest = divmod(size - index_bytes(shard_size), stride)
                 if rest or not len(committed.crc32c) <= n_rows <= shard_size:
                     findings.problem("size", where, f"{size} bytes, committed {committed.bytes}")
@@ -123,17 +124,17 @@ class _DataCheck:
             )
 
     def _check_descriptor_file(
-        self, file: Path, array: ZarrArray, commits: list[Commit]
+        self, file: StorePath, array: ZarrArray, commits: list[Commit]
     ) -> Findings:
         findings = Findings()
         where = self._where(file)
         chunk_rows = self._grid.chunk_rows
         if not self._full:
             expected = chunk_rows * array.record_bytes + CRC_BYTES
-            if not file.exists():
+            size = size_of(file)
+            if size is None:
                 findings.problem("missing", where, _NO_CHUNK)
-            elif file.stat().st_size != expected:
-                size = file.stat().st_size
+            elif size != expected:
                 findings.problem("size", where, f"{size} bytes, its rows need {expected}")
             return findings
         try:
@@ -155,7 +156,7 @@ class _DataCheck:
     def _check_others(self, array: ZarrArray, committed: set[str]) -> Findings:
         """Look for data without a commit, and for files that are not the store's."""
         findings = Findings()
-        for name in sorted(set(os.listdir(self._path / array.name)) - committed - {DOCUMENT}):
+        for name in sorted(set(names_in(self._path / array.name)) - committed - {DOCUMENT}):
             if is_temporary(name):
                 continue
             where = f"{array.name}/{name}"
@@ -178,5 +179,5 @@ class _DataCheck:
         except StoreError:
             return True  # Reported as a damaged commit.
 
-    def _where(self, file: Path) -> str:
-        return file.relative_to(self._path).as_posix()
+    def _where(self, file: StorePath) -> str:
+        return file.relative_to(self._path).as_posix()  # type: ignore[arg-type]

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
 
 from cache.checksums import Json
-from cache.commits import Commit, read_commit
+from cache.commits import Commit, read_commit, read_commits
 from cache.growth import open_or_grow
 from cache.layout import DEFAULT_SHARD_SIZE, ArraySpec
 from cache.metadata import Metadata
+from cache.places import store_path
 from cache.recipe import Recipe
 from cache.records import ImageRecord
+from cache.remote import RemotePath, StorePath
 from cache.shardwriter import ShardWriter
+from cache.upload import RemoteShardWriter
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class RowWriter(Protocol):
 class TaskWriter(Protocol):
     """A store in which tasks are filled: for the first time, or for a repair."""
 
-    path: Path
+    path: StorePath
     images: list[ImageRecord]
     """All rows of the store, in order."""
     arrays: dict[str, ArraySpec]
@@ -93,7 +95,7 @@ class StoreWriter:
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: str | StorePath,
         recipe: Recipe,
         images: Sequence[ImageRecord],
         arrays: Sequence[ArraySpec],
@@ -106,8 +108,8 @@ class StoreWriter:
         fields that differ, and StoreError where an image's bytes have changed, an array has
         another shape or dtype, or the folder holds something else.
         """
-        path = Path(path)
-        metadata = open_or_grow(path, recipe, images, arrays, shard_size, provenance or {})
+        place = store_path(path)
+        metadata = open_or_grow(place, recipe, images, arrays, shard_size, provenance or {})
         return cls(metadata, images, arrays)
 
     def pending(self) -> list[ShardTask]:
@@ -116,13 +118,10 @@ class StoreWriter:
         A shard with both new rows and new arrays gives one task for each combination. Rows that
         were not asked for, but come before one that was, are part of it: rows have no gaps.
         """
-        tasks = []
-        for shard in range(self._grid.n_shards(len(self.images))):
-            rows = self._requested_rows(shard)
-            if rows:
-                commit = read_commit(self.path, shard) or Commit(shard)
-                tasks += self._missing(commit, rows)
-        return tasks
+        shards = range(self._grid.n_shards(len(self.images)))
+        rows_of = {shard: rows for shard in shards if (rows := self._requested_rows(shard))}
+        commits = read_commits(self.path, rows_of)
+        return [task for commit in commits for task in self._missing(commit, rows_of[commit.shard])]
 
     def is_committed(self, task: ShardTask) -> bool:
         """Whether somebody has committed the task's rows since it was listed."""
@@ -132,7 +131,8 @@ class StoreWriter:
 
     def shard(self, task: ShardTask) -> ShardWriter:
         """A writer for the rows of a task, to be used in a ``with`` block."""
-        return ShardWriter(
+        kind = RemoteShardWriter if isinstance(self.path, RemotePath) else ShardWriter
+        return kind(
             self._metadata,
             task.rows,
             self.images[task.shard * self.shard_size : task.rows.stop],

@@ -30,6 +30,19 @@ def _not_empty(value: Any) -> Any:
 FilePath = Annotated[Path, BeforeValidator(_not_empty)]
 
 
+def _place(value: Any) -> Any:
+    """A path loses what it does not need; a URL would lose a slash."""
+    if isinstance(value, Path) or (isinstance(value, str) and value and "://" not in value):
+        return str(Path(value))
+    if not isinstance(value, str):
+        raise ValueError("is no path or URL of a store")
+    return _not_empty(value)
+
+
+StorePlace = Annotated[str, BeforeValidator(_place)]
+"""A store: a local path, or a URL such as `s3://bucket/store`."""
+
+
 def one_is_a_list_of_one(value: Any) -> Any:
     """So that `layers: s3` means `layers: [s3]`."""
     return [value] if isinstance(value, int | str) else value

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from configs.base import FilePath, Layer, Section, Whole, one_is_a_list_of_one
+from configs.base import Layer, Section, StorePlace, Whole, one_is_a_list_of_one
 
 Family = Literal["sd", "clip", "clip_pooled", "dino", "dino_pooled"]
 Matcher = Literal["windowed", "soft-argmax", "nearest"]
@@ -117,9 +117,9 @@ class SegmentationConfig(Section):
 class TrainConfig(Section):
     """Stage 2."""
 
-    caches: tuple[FilePath, ...] = ()
+    caches: tuple[StorePlace, ...] = ()
     """Stores to read where no --cache is given; else those under stores/ that fit."""
-    baseline_caches: tuple[FilePath, ...] = ()
+    baseline_caches: tuple[StorePlace, ...] = ()
     """Stores of plain SD or of DINO, for the baselines that `caches` cannot give."""
     protocol: str | None = None
     """How results are counted; null is the usual one for the dataset (docs/protocols.md)."""

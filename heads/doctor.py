@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs import Config
 from pipeline.doctor import CHECKS, Asked, Finding, examine
+
+if TYPE_CHECKING:
+    from cache import StorePath
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-def diagnose(config: Config | None, out: Path | None = None) -> Diagnosis:
+def diagnose(config: Config | None, out: StorePath | None = None) -> Diagnosis:
     """Examine this machine, and what a configuration needs of it.
 
     Args:

@@ -16,13 +16,12 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from dask.distributed import Client, Future, KilledWorker, get_worker
 from dask.typing import Key
 
-from cache import FeatureStore, ShardTask, StoreError, StoreWriter
+from cache import FeatureStore, RemotePath, ShardTask, StoreError, StorePath, StoreWriter
 from cache.units import human_seconds
 from configs import Config
 from pipeline.checkpoints import BackboneError
@@ -59,7 +58,7 @@ class _Result:
 def compute_on_cluster(
     cluster: Cluster,
     config: Config,
-    store: Path,
+    store: StorePath,
     tasks: Sequence[ShardTask],
     listener: Listener | None = None,
     log: Callable[[str], None] = lambda line: None,
@@ -78,6 +77,8 @@ def compute_on_cluster(
     shares = Shares()
     if not tasks:
         return progress, []
+    if isinstance(store, RemotePath) and store.protocol == "memory":
+        raise ClusterError(f"{store}: other processes do not see it; write to a place they see")
     order = sorted(tasks, key=lambda task: -len(task.rows) * len(task.arrays))
     with connected(cluster, log) as client:
         run = _Run(client, cluster, log, order)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from configs import BackboneConfig, ClipConfig, Config, load_config, preset_names
 
 if TYPE_CHECKING:
+    from cache import StorePath
     from pipeline.datasets.base import Dataset
 
 Level = Literal["ok", "note", "problem"]
@@ -66,7 +67,7 @@ class Asked:
     """What the checks are about: a configuration, or only the machine."""
 
     config: Config | None = None
-    out: Path = Path("stores")
+    out: StorePath = Path("stores")
     """Where the store goes; need not exist yet."""
 
     @cached_property
@@ -184,9 +185,11 @@ def check_memory(asked: Asked) -> Iterator[Finding]:
 
 def check_disk(asked: Asked) -> Iterator[Finding]:
     """Room where the store goes; for a configuration, what it needs there."""
-    from cache import StoreError
+    from cache import RemotePath, StoreError
     from cache.units import human_bytes
 
+    if isinstance(asked.out, RemotePath):
+        return  # Nobody can tell how much room there is.
     place = asked.out.resolve()
     while not place.exists():
         place = place.parent

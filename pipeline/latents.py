@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
-from cache import DamagedStore, FeatureStore, ShardTask
+from cache import DamagedStore, FeatureStore, ShardTask, StorePath
 from pipeline.arrays import CLIP_POOLED, CLIP_TOKENS, LATENT
 from pipeline.loader import RowBatch
 
@@ -25,7 +24,7 @@ class LatentBatch:
     seconds: float
 
 
-def store_of_latents(path: Path, tasks: Sequence[ShardTask]) -> FeatureStore | None:
+def store_of_latents(path: StorePath, tasks: Sequence[ShardTask]) -> FeatureStore | None:
     """The store, if every task only adds plain SD layers to images whose latents are in it.
 
     It is opened only where the tasks leave that possible: a large store takes a second to open.

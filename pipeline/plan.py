@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cache import ArraySpec, FeatureStore, NotAStore
+from cache import ArraySpec, FeatureStore, NotAStore, RemotePath, StorePath
 from cache.units import human_bytes, human_flops, human_seconds
 from configs import Config
 from pipeline.arrays import array_specs
@@ -31,7 +31,8 @@ PROBE_SHARE = 0.5
 class Plan:
     """The size of a job. Bytes are for the images still to do; seconds are a rough estimate.
 
-    `bytes_by_array` is per image; `flops` per image, two per multiply-add.
+    `bytes_by_array` is per image; `flops` per image, two per multiply-add. Of object storage
+    `bytes_free` is None: there is no limit.
     """
 
     n_images: int
@@ -39,8 +40,8 @@ class Plan:
     n_skipped: int
     bytes_by_array: dict[str, int]
     bytes_needed: int
-    bytes_free: int
-    place: Path
+    bytes_free: int | None
+    place: StorePath
     cost: Cost
     flops_per_second: float | None
     """None where there is nothing to do."""
@@ -49,7 +50,7 @@ class Plan:
     @property
     def fits(self) -> bool:
         """Whether the disk has room for what is still to be written."""
-        return self.bytes_needed <= self.bytes_free
+        return self.bytes_free is None or self.bytes_needed <= self.bytes_free
 
     @property
     def seconds(self) -> float:
@@ -90,12 +91,12 @@ class Plan:
             else f"VAE {human_flops(cost.vae)}, CLIP {human_flops(cost.clip)}, "
             f"UNet {human_flops(cost.unet)} x {cost.passes}"
         )
+        free = "" if self.bytes_free is None else f"{human_bytes(self.bytes_free)} free "
         width = max(16, *map(len, self.bytes_by_array))
         lines = [
             f"images      {self.n_images:,} ({self.n_to_do:,} to do; "
             f"{self.n_skipped:,} other files left out)",
-            f"disk        {human_bytes(self.bytes_needed)} needed, "
-            f"{human_bytes(self.bytes_free)} free at {self.place}",
+            f"disk        {human_bytes(self.bytes_needed)} needed, {free}at {self.place}",
             f"per image   {human_bytes(per_image)}, {human_flops(cost.total)} ({networks})",
             *(f"  {name:<{width}} {human_bytes(n)}" for name, n in self.bytes_by_array.items()),
             f"time        about {human_seconds(self.seconds)} on {self.device} "
@@ -106,7 +107,7 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(config: Config, out: Path | None = None, part: Part = WHOLE) -> Plan:
+def make_plan(config: Config, out: StorePath | None = None, part: Part = WHOLE) -> Plan:
     """Count a job without loading weights or opening images.
 
     Args:
@@ -129,7 +130,7 @@ def make_plan(config: Config, out: Path | None = None, part: Part = WHOLE) -> Pl
         spec.name: sum(array.record_bytes for array in spec.zarr_arrays) for spec in specs
     }
     device = pick_device(extraction.device)
-    place = _existing_parent(out or Path("stores"))
+    place = out if isinstance(out, RemotePath) else _existing_parent(out or Path("stores"))
     # The probe takes half a second, for nothing where there is nothing to do.
     speed = probe_flops_per_second(device, DTYPES[extraction.precision]) if n_to_do else None
     return Plan(
@@ -138,7 +139,7 @@ def make_plan(config: Config, out: Path | None = None, part: Part = WHOLE) -> Pl
         n_skipped=len(dataset.skipped),
         bytes_by_array=bytes_by_array,
         bytes_needed=int(n_to_do * sum(bytes_by_array.values()) * DISK_MARGIN),
-        bytes_free=shutil.disk_usage(place).free,
+        bytes_free=None if isinstance(place, RemotePath) else shutil.disk_usage(place).free,
         place=place,
         cost=cost,
         flops_per_second=None if speed is None else speed * PROBE_SHARE,
@@ -146,7 +147,7 @@ def make_plan(config: Config, out: Path | None = None, part: Part = WHOLE) -> Pl
     )
 
 
-def _count_missing(ids: Sequence[str], specs: list[ArraySpec], out: Path | None) -> int:
+def _count_missing(ids: Sequence[str], specs: list[ArraySpec], out: StorePath | None) -> int:
     """How many images the store at `out` lacks an array of."""
     if out is None:
         return len(ids)

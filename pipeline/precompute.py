@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache import FeatureStore, StoreWriter
+from cache import FeatureStore, StorePath, StoreWriter
 from cache.units import human_seconds, printable
 from configs import Config
 from pipeline.collection import scan
@@ -50,7 +50,7 @@ WHOLE = Part()
 class PrecomputeReport:
     """The result of one run. Seconds cover the extraction, not the loading of weights."""
 
-    store: Path
+    store: StorePath
     fingerprint: str
     n_images: int
     n_computed: int
@@ -89,7 +89,7 @@ class PrecomputeReport:
 
 def precompute(
     config: Config,
-    out: Path | None = None,
+    out: StorePath | None = None,
     part: Part = WHOLE,
     cluster: Cluster | None = None,
     listener: Listener | None = None,
@@ -98,7 +98,7 @@ def precompute(
     """Compute every missing shard of the store that `config` describes.
 
     Args:
-        out: the store's folder; None names it after the dataset and the recipe.
+        out: the store; None names it after the dataset and the recipe.
         part: which shards are this process's, for job arrays.
         cluster: dask workers that compute the shards; None computes them in this process.
         listener: told about progress.

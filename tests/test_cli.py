@@ -145,3 +145,19 @@ def test_an_existing_folder_of_something_else_is_left_alone(tmp_path: Path) -> N
     result = run("precompute", "demo", "--out", str(tmp_path), *TINY_WORLD)
     assert result.exit_code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "demo", "--out", "s3://bucket/run"],
+        ["evaluate", "s3://bucket/run"],
+        ["cache", "export", "stores/x", "s3://bucket/x.h5"],
+        ["plot", "spectrum", "stores/x", "--out", "s3://bucket/x.png"],
+    ],
+)
+def test_only_stores_may_lie_elsewhere(arguments: list[str]) -> None:
+    """A path would take `s3://bucket` for the folder `s3:`."""
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "give a local path" in result.stderr.splitlines()[-1]

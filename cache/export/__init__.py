@@ -11,9 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cache.describe import folder_bytes
 from cache.export.contents import Contents
 from cache.export.publish import refuse_existing, staged
+from cache.places import folder_bytes, store_path
+from cache.remote import StorePath
 
 FORMATS: Mapping[str, tuple[str, str]] = {
     "hdf5": ("hdf5", "write_stacked"),
@@ -43,7 +44,7 @@ class ExportReport:
 
 
 def export_store(
-    store: str | Path,
+    store: str | StorePath,
     out: str | Path,
     format: str,
     arrays: Sequence[str] = (),
@@ -62,7 +63,7 @@ def export_store(
     out = Path(out)
     module, name = FORMATS[format]
     write = getattr(import_module(f"cache.export.{module}"), name)
-    contents = Contents(Path(store), format, arrays, descriptors)
+    contents = Contents(store_path(store), format, arrays, descriptors)
     described = contents.description
 
     def done(n_images: int) -> None:

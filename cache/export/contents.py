@@ -11,19 +11,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cache.checksums import Json, crc32c_of
 from cache.commits import Commit, read_commit
-from cache.errors import CorruptShard, StoreError
+from cache.errors import VERIFY_HINT, CorruptShard, StoreError
 from cache.layout import MAX_SHARD_SIZE, ArraySpec, ZarrArray
 from cache.metadata import Metadata, is_image_row, read_metadata
 from cache.recipe import Recipe
 from cache.records import ImageRecord
-from cache.shardfile import VERIFY_HINT, DescriptorFile, ShardFile
+from cache.remote import StorePath
+from cache.shardfile import DescriptorFile, ShardFile
 
 FORMAT = "sketchfusion features"
 EXPORT_VERSION = 1
@@ -168,7 +168,7 @@ class Contents:
     """What is exported of a store: for chosen features, the images that have all of them."""
 
     def __init__(
-        self, path: Path, layout: str, patterns: Sequence[str] = (), descriptors: bool = False
+        self, path: StorePath, layout: str, patterns: Sequence[str] = (), descriptors: bool = False
     ) -> None:
         """Choose features by names or globs (default: all), or of these only descriptors [N, D].
 
@@ -269,7 +269,7 @@ def _chosen(metadata: Metadata, patterns: Sequence[str], descriptors: bool) -> d
     return specs
 
 
-def chosen_names(names: Iterable[str], patterns: Sequence[str], path: Path) -> list[str]:
+def chosen_names(names: Iterable[str], patterns: Sequence[str], path: StorePath) -> list[str]:
     """Names that one of the globs fits (all, without globs), in the order of ``names``.
 
     Raises StoreError for a glob that fits none.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cache.errors import StoreError
 from cache.export.contents import Description, parse_json
-from cache.metadata import read_file
+from cache.places import read_file
 
 DESCRIPTION = "description.json"
 

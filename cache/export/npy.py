@@ -17,7 +17,7 @@ from cache.errors import StoreError
 from cache.export.contents import Contents, ExportedImage, Records
 from cache.export.folder import read_description, write_description
 from cache.layout import IMAGES, ZarrArray
-from cache.metadata import read_file
+from cache.places import read_file
 
 SUFFIX = ".npy"
 _HEADER_ERRORS = (ValueError, SyntaxError, TokenError, RecursionError, MemoryError)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from heads.commands.console import config_argument, examples, set_option
+from heads.commands.console import LocalPath, config_argument, examples, set_option
 
 if TYPE_CHECKING:
     from benchmarks.timing import Report
@@ -28,7 +28,7 @@ def shared(rounds: int) -> Callable[[Any], Any]:
     """Options of every benchmark."""
 
     def decorate(command: Any) -> Any:
-        json_file = click.Path(dir_okay=False, writable=True, path_type=Path)
+        json_file = LocalPath(dir_okay=False, writable=True)
         command = click.option("--json", "json_file", type=json_file, help="Write JSON to FILE.")(
             command
         )
@@ -41,7 +41,7 @@ def shared(rounds: int) -> Callable[[Any], Any]:
 
 folder_option = click.option(
     "--folder",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=LocalPath(exists=True, file_okay=False),
     help="Where files go for the time being (default: the system's temporary folder).",
 )
 

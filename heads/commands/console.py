@@ -12,10 +12,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from cache import StorePath
 
 
 class Terminated(BaseException):
@@ -184,6 +187,36 @@ def config_argument(**options: Any) -> Callable[[Any], Any]:
     return click.argument("config", type=_ConfigName(), **options)
 
 
+class StoreType(click.ParamType):
+    """Where a store is: a local path, or a URL such as s3://bucket/store."""
+
+    name = "store"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> StorePath:
+        if not isinstance(value, str) or "://" not in value:
+            return Path(value)
+        from cache import store_path
+
+        return store_path(value)
+
+
+STORE = StoreType()
+
+
+class LocalPath(click.Path):
+    """A path on this machine. Of a URL a path would lose a slash, and be a folder called `s3:`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and "://" in value:
+            self.fail(f"{value}: only stores may lie elsewhere; give a local path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 set_option = click.option(
     "--set",
     "overrides",
@@ -196,9 +229,9 @@ cache_option = click.option(
     "--cache",
     "caches",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=STORE,
     metavar="STORE",
-    help="A store to read; may be repeated.",
+    help="A store to read, local or s3://BUCKET/NAME; may be repeated.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 

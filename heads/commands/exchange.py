@@ -10,10 +10,14 @@ import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from heads.commands.console import examples, json_option
+from heads.commands.console import STORE, LocalPath, examples, json_option
+
+if TYPE_CHECKING:
+    from cache import StorePath
 
 arrays_option = click.option(
     "--array",
@@ -31,8 +35,8 @@ arrays_option = click.option(
     "sketchfusion cache export stores/demo demo.parquet --format parquet --descriptors",
 )
 @click.command("export")
-@click.argument("store", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("store", type=STORE)
+@click.argument("out", type=LocalPath())
 @click.option(
     "--format",
     "format_",
@@ -52,7 +56,7 @@ arrays_option = click.option(
 @click.option("--force", is_flag=True, help="Replace OUT, if it is an export or a file.")
 @json_option
 def cache_export(
-    store: Path,
+    store: StorePath,
     out: Path,
     format_: str,
     arrays: tuple[str, ...],
@@ -93,12 +97,10 @@ def cache_export(
     "sketchfusion cache import tars --out stores/copy --json",
 )
 @click.command("import")
-@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), metavar="STORE", help="The store."
-)
+@click.argument("source", metavar="FILE", type=LocalPath())
+@click.option("--out", required=True, type=STORE, metavar="STORE", help="The store.")
 @json_option
-def cache_import(source: Path, out: Path, as_json: bool) -> None:
+def cache_import(source: Path, out: StorePath, as_json: bool) -> None:
     """Make a store of FILE, an export: the same arrays, recipe, fingerprint and quarantine.
 
     FILE is an HDF5 file or a folder of tars or .npy files. Every record is checked. After an
@@ -124,10 +126,10 @@ def cache_import(source: Path, out: Path, as_json: bool) -> None:
     "sketchfusion cache stats stores/demo --array 'sd/*' --json",
 )
 @click.command("stats")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=STORE)
 @arrays_option
 @json_option
-def cache_stats(store: Path, arrays: tuple[str, ...], as_json: bool) -> None:
+def cache_stats(store: StorePath, arrays: tuple[str, ...], as_json: bool) -> None:
     """Say what the numbers in STORE look like: mean, range, PCA, spectrum of every array.
 
     Reads every image that is computed and not quarantined, in bounded memory.

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from heads.commands.console import examples, note, set_option
+from heads.commands.console import STORE, LocalPath, examples, note, set_option
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from cache import StorePath
     from heads.explain import Explained
 
 
@@ -25,7 +26,7 @@ def plot() -> None:
 def _out(default: str) -> Callable[[Any], Any]:
     return click.option(
         "--out",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=LocalPath(dir_okay=False),
         default=default,
         show_default=True,
         help="The file: .png, .svg or .pdf.",
@@ -41,8 +42,8 @@ def _n(default: int, what: str) -> Callable[[Any], Any]:
 _images = click.option(
     "--image", "images", multiple=True, metavar="ID", help="An image's id; may be repeated."
 )
-_store = click.argument("store", type=click.Path(path_type=Path))
-_run = click.argument("run", type=click.Path(path_type=Path))
+_store = click.argument("store", type=STORE)
+_run = click.argument("run", type=LocalPath())
 
 
 @examples(
@@ -89,11 +90,11 @@ def pca(
     "sketchfusion plot spectrum --run runs/match --n 500 --out spectrum.pdf",
 )
 @plot.command("spectrum")
-@click.argument("store", type=click.Path(path_type=Path), required=False)
-@click.option("--run", type=click.Path(path_type=Path), help="A run: its features, and fused.")
+@click.argument("store", type=STORE, required=False)
+@click.option("--run", type=LocalPath(), help="A run: its features, and fused.")
 @_n(200, "images")
 @_out("spectrum.png")
-def spectrum(store: Path | None, run: Path | None, n: int, out: Path) -> None:
+def spectrum(store: StorePath | None, run: Path | None, n: int, out: Path) -> None:
     """How coarse or fine features are: power over spatial frequency.
 
     Of all maps in STORE; or, with --run, of the maps that the run reads and of the descriptors
@@ -190,7 +191,7 @@ def confusion(run: Path, out: Path) -> None:
     "sketchfusion plot curves runs/a runs/b --metric map@all --out curves.pdf",
 )
 @plot.command("curves")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=LocalPath())
 @click.option("--metric", help="The validation metric; of several runs the first by default.")
 @_out("curves.png")
 def curves(runs: tuple[Path, ...], metric: str | None, out: Path) -> None:

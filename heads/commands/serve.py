@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from heads.commands.console import examples, note
+from heads.commands.console import STORE, LocalPath, examples, note
+
+if TYPE_CHECKING:
+    from cache import StorePath
 
 
 @examples(
@@ -17,16 +21,16 @@ from heads.commands.console import examples, note
     "sketchfusion serve runs/retrieval --gallery stores/mine --root pictures --port 0",
 )
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=LocalPath())
 @click.option(
     "--gallery",
-    type=click.Path(path_type=Path),
+    type=STORE,
     metavar="PLACE",
     help="A store of the run's recipe, or a folder of photos.  [default: the run's own store]",
 )
 @click.option(
     "--root",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="The folder a store was made from.  [default: the run's dataset]",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
@@ -40,7 +44,7 @@ from heads.commands.console import examples, note
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 def serve(
     runs: tuple[Path, ...],
-    gallery: Path | None,
+    gallery: StorePath | None,
     root: Path | None,
     host: str,
     port: int,

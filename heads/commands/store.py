@@ -6,11 +6,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from heads.commands.console import config_argument, examples, json_option, note, set_option
+from heads.commands.console import STORE, config_argument, examples, json_option, note, set_option
+
+if TYPE_CHECKING:
+    from cache import StorePath
 
 
 @click.group()
@@ -20,9 +23,9 @@ def cache() -> None:
 
 @examples("sketchfusion cache ls", "sketchfusion cache ls /scratch/features --json")
 @cache.command("ls")
-@click.argument("folder", type=click.Path(path_type=Path), default="stores")
+@click.argument("folder", type=STORE, default="stores")
 @json_option
-def cache_ls(folder: Path, as_json: bool) -> None:
+def cache_ls(folder: StorePath, as_json: bool) -> None:
     """List the stores in FOLDER (default: stores)."""
     from cache import list_stores
     from cache.units import human_bytes
@@ -44,9 +47,9 @@ def cache_ls(folder: Path, as_json: bool) -> None:
 
 @examples("sketchfusion cache info stores/demo", "sketchfusion cache info stores/demo --json")
 @cache.command("info")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=STORE)
 @json_option
-def cache_info(store: Path, as_json: bool) -> None:
+def cache_info(store: StorePath, as_json: bool) -> None:
     """Say what is in STORE: images, arrays, recipe, fingerprint."""
     from cache import describe_store
     from cache.units import human_bytes, printable
@@ -69,10 +72,10 @@ def cache_info(store: Path, as_json: bool) -> None:
 
 @examples("sketchfusion cache verify stores/demo", "sketchfusion cache verify stores/demo --fast")
 @cache.command("verify")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=STORE)
 @click.option("--fast", is_flag=True, help="Sizes and indexes only, not every checksum.")
 @json_option
-def cache_verify(store: Path, fast: bool, as_json: bool) -> None:
+def cache_verify(store: StorePath, fast: bool, as_json: bool) -> None:
     """Check STORE: every checksum, size, index and commit. Exits with 1 if it is damaged."""
     from cache import verify_store
     from cache.units import human_bytes, printable
@@ -106,13 +109,13 @@ def cache_verify(store: Path, fast: bool, as_json: bool) -> None:
     "sketchfusion cache repair stores/mine mine.yaml",
 )
 @cache.command("repair")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=STORE)
 @config_argument()
 @set_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @json_option
 def cache_repair(
-    store: Path, config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool
+    store: StorePath, config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool
 ) -> None:
     """Verify STORE and compute again exactly what is damaged.
 
@@ -121,12 +124,14 @@ def cache_repair(
     kept byte for byte. Stopped at any point, the same command goes on. Exits with 1 if the store is
     still damaged, or with --dry-run if there is something to do.
     """
+    from cache import local_path
     from configs import load_config
     from pipeline.bar import ImageBar
     from pipeline.repair import repair
 
     with ImageBar() as bar:
-        report = repair(load_config(config, overrides), store, dry_run, bar.update, note)
+        place = local_path(store, "cache repair")
+        report = repair(load_config(config, overrides), place, dry_run, bar.update, note)
     click.echo(json.dumps(report.as_json(), indent=2) if as_json else report.as_text())
     if not report.sound:
         sys.exit(1)
@@ -138,14 +143,14 @@ def cache_repair(
     "sketchfusion cache prune stores/mine --temporary",
 )
 @cache.command("prune")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=STORE)
 @click.option("--timestep", "timesteps", type=int, multiple=True, help="May be repeated.")
 @click.option("--array", "names", multiple=True, help="An array or a group; may be repeated.")
 @click.option("--temporary", is_flag=True, help="What killed writers left behind.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def cache_prune(
-    store: Path,
+    store: StorePath,
     timesteps: tuple[int, ...],
     names: tuple[str, ...],
     temporary: bool,
@@ -157,12 +162,13 @@ def cache_prune(
     What was dropped can be computed again by a precompute that asks for it. With --json nobody is
     asked, and nothing dropped without --yes.
     """
-    from cache import plan_arrays, plan_temporaries, prune_arrays, prune_temporaries
+    from cache import local_path, plan_arrays, plan_temporaries, prune_arrays, prune_temporaries
     from cache.units import human_bytes, printable
 
     if temporary == bool(timesteps or names):
         raise click.UsageError("say what to drop: --timestep or --array, or else --temporary")
-    plan = plan_temporaries(store) if temporary else plan_arrays(store, timesteps, names)
+    place = local_path(store, "cache prune")
+    plan = plan_temporaries(place) if temporary else plan_arrays(place, timesteps, names)
     wanted = bool(plan.bytes_by_name)
     if not as_json:
         for name, n_bytes in plan.bytes_by_name.items():
@@ -175,9 +181,9 @@ def cache_prune(
         click.confirm("drop these?", abort=True)
     drop = wanted and (yes or not as_json)
     if drop and temporary:
-        prune_temporaries(store)
+        prune_temporaries(place)
     elif drop:
-        prune_arrays(store, plan.bytes_by_name)
+        prune_arrays(place, plan.bytes_by_name)
     if as_json:
         sizes = {"bytes": plan.n_bytes, "bytes_by_name": dict(plan.bytes_by_name)}
         click.echo(json.dumps({"store": str(store), "dropped": drop, **sizes}, indent=2))

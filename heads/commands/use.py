@@ -9,22 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from heads.commands.console import examples, json_option, note
+from heads.commands.console import STORE, LocalPath, examples, json_option, note
 
 if TYPE_CHECKING:
+    from cache import StorePath
     from heads.use import Trained
 
 N_DRAWN = 24
 """Sketches that a grid of hits shows."""
 
-run_argument = click.argument("run", type=click.Path(path_type=Path))
-sketch_argument = click.argument("sketch", type=click.Path(path_type=Path))
-sketches_argument = click.argument(
-    "sketches", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
-figure_option = click.option(
-    "--out", type=click.Path(path_type=Path), help="Draw it: a .png, .svg or .pdf."
-)
+run_argument = click.argument("run", type=LocalPath())
+sketch_argument = click.argument("sketch", type=LocalPath())
+sketches_argument = click.argument("sketches", nargs=-1, required=True, type=LocalPath())
+figure_option = click.option("--out", type=LocalPath(), help="Draw it: a .png, .svg or .pdf.")
 
 
 def _parse_points(
@@ -49,7 +46,7 @@ def _parse_points(
 @click.command()
 @run_argument
 @sketch_argument
-@click.argument("photo", type=click.Path(path_type=Path))
+@click.argument("photo", type=LocalPath())
 @click.option(
     "--point",
     "points",
@@ -116,14 +113,14 @@ def match(
 @sketches_argument
 @click.option(
     "--gallery",
-    type=click.Path(path_type=Path),
+    type=STORE,
     metavar="PLACE",
     help="A store of the run's recipe, or a folder of photos.  [default: the run's own store]",
 )
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, metavar="K")
 @click.option(
     "--root",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="With --out: the folder a store was made from.  [default: the run's dataset]",
 )
 @figure_option
@@ -131,7 +128,7 @@ def match(
 def retrieve(
     run: Path,
     sketches: tuple[Path, ...],
-    gallery: Path | None,
+    gallery: StorePath | None,
     top: int,
     root: Path | None,
     out: Path | None,
@@ -187,7 +184,7 @@ def classify(run: Path, sketches: tuple[Path, ...], as_json: bool) -> None:
     from heads.use import load_pictures, picture_files
 
     files = picture_files(sketches)
-    trained = _open(run)
+    trained = _open(run, task="recognition")
     guesses = [guess(trained, sketch) for sketch in load_pictures(files, sketches, note)]
     if as_json:
         listed = [
@@ -212,10 +209,10 @@ def classify(run: Path, sketches: tuple[Path, ...], as_json: bool) -> None:
 @click.command()
 @run_argument
 @sketch_argument
-@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("photos", nargs=-1, required=True, type=LocalPath())
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=LocalPath(file_okay=False),
     metavar="DIR",
     help="Write a mask of each photo's size, and an overlay, into this folder.",
 )
@@ -232,7 +229,7 @@ def segment(
     from heads.use import segment as find
 
     query, files = load_picture(sketch), picture_files(photos)
-    trained = _open(run)
+    trained = _open(run, task="segmentation")
     listed: list[dict[str, Any]] = []
     taken: set[str] = set()
     for photo in load_pictures(files, photos, note):
@@ -249,11 +246,11 @@ def segment(
         )
 
 
-def _open(run: Path, made_for: tuple[str, ...] = ()) -> Trained:
-    """Load a run; a note where its head was trained for something else."""
+def _open(run: Path, made_for: tuple[str, ...] = (), task: str | None = None) -> Trained:
+    """Load a run, of just this task; a note where its head was trained for something else."""
     from heads.use import open_trained
 
-    trained = open_trained(run, note)
+    trained = open_trained(run, note, task)
     if made_for and trained.task not in made_for:
         note(f"{run}: was trained for {trained.task}; expect less of it here")
     return trained

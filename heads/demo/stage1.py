@@ -103,7 +103,7 @@ class _Steps:
 
     def plan(self) -> Planned:
         plan = make_plan(self.config, self.store_path)
-        if not plan.fits:
+        if plan.bytes_free is not None and not plan.fits:
             raise StoreError(
                 f"{plan.place} has {human_bytes(plan.bytes_free)} free but the demo needs "
                 f"{human_bytes(plan.bytes_needed)}; choose another disk with --out"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache import FeatureStore
+from cache import FeatureStore, StorePath
 from configs import Config
 from heads.evaluation.baselines import find_baselines, score_baseline, score_floors
 from heads.evaluation.result import Evaluation
@@ -39,7 +39,7 @@ class Examined:
 
 def evaluate(
     folder: Path,
-    caches: Sequence[Path] = (),
+    caches: Sequence[StorePath] = (),
     beside: Sequence[Path] = (),
     floors: bool = True,
     log: Log = lambda line: None,
@@ -53,7 +53,7 @@ def evaluate(
 
 def examine(
     folder: Path,
-    caches: Sequence[Path] = (),
+    caches: Sequence[StorePath] = (),
     beside: Sequence[Path] = (),
     floors: bool = True,
     log: Log = lambda line: None,

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from cache import RemotePath, StorePath, store_path
 from cache.units import human_seconds
 from heads.plots import curves_figure
 from heads.report.markup import Html, join, tag
@@ -54,7 +55,7 @@ def setup_section(run: Run) -> Section:
     ]
     for store in stores:
         rows: list[tuple[str, object]] = [
-            ("store", _mono(_typed(Path(store["path"])))),
+            ("store", _mono(_typed(store_path(store["path"])))),
             ("fingerprint", _mono(store["fingerprint"])),
         ]
         rows += [
@@ -76,7 +77,7 @@ def setup_section(run: Run) -> Section:
 
 def reproduce_section(run: Run) -> Section:
     """The commands that make the stores, the run and this page again."""
-    stores = [Path(entry["path"]) for entry in run.facts()["stores"]]
+    stores = run.store_paths()
     config = _quoted(run.config_path)
     again = _quoted(run.folder.with_name(f"{run.folder.name}-again"))
     live = Run(run.folder / "live")
@@ -110,14 +111,16 @@ def machine_section(run: Run, date: str) -> Section:
     return Section("Machine and versions", join(tag("p", "Of the training."), facts(rows)))
 
 
-def _typed(path: Path) -> str:
+def _typed(path: StorePath) -> str:
     """A path as one would type it here."""
+    if isinstance(path, RemotePath):
+        return str(path)
     absolute = path.absolute()
     here = Path.cwd()
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: StorePath) -> str:
     return shlex.quote(_typed(path))
 
 

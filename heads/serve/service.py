@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import FeatureStore, StoreError
+from cache import FeatureStore, NotAStore, StoreError, StorePath
 from heads.use import (
     Gallery,
     GalleryPictures,
@@ -126,7 +126,7 @@ class Service:
 
 def open_service(
     folders: Sequence[Path],
-    place: Path | None,
+    place: StorePath | None,
     root: Path | None,
     log: Log = lambda line: None,
     listener: Callable[[int, int], None] = lambda done, total: None,
@@ -151,14 +151,21 @@ def open_service(
         log(f"left out {name}: {why}")
     pictures = gallery.pictures(root)
     pictures.read(gallery.ids[0])
-    if (place / "zarr.json").is_file():
-        store = FeatureStore.open(place)
-        for run in runs:
-            try:
-                run.read_from(store)
-            except (StoreError, UseError):
-                log(f"{run.run.folder}: photos are extracted on the fly, {place} is not its store")
+    _read_from(runs, place, log)
     return Service(runs, gallery, pictures)
+
+
+def _read_from(runs: Sequence[Trained], place: StorePath, log: Log) -> None:
+    """Have runs take the features of the gallery's photos from its store, if it is one."""
+    try:
+        store = FeatureStore.open(place)
+    except NotAStore:
+        return
+    for run in runs:
+        try:
+            run.read_from(store)
+        except (StoreError, UseError):
+            log(f"{run.run.folder}: photos are extracted on the fly, {place} is not its store")
 
 
 def searcher(runs: Sequence[Trained]) -> Trained:

@@ -80,6 +80,11 @@ class Task(ABC, Generic[PartT, ExampleT]):
         """
         return Fitted()
 
+    @classmethod
+    def is_fitted(cls, fitted: Fitted) -> bool:
+        """Whether this holds what `fit` gives with trained layers."""
+        return True
+
     @abstractmethod
     def evaluate(
         self, part: PartT, describe: Describe, layers: nn.Module | None, fitted: Fitted

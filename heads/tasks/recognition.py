@@ -92,6 +92,10 @@ class Recognition(Task[RecognitionPart, str]):
             label_smoothing=self.settings.recognition.label_smoothing,
         )
 
+    @classmethod
+    def is_fitted(cls, fitted: Fitted) -> bool:
+        return bool(fitted.classes)
+
     def fit(self, describe: Describe, layers: nn.Module | None) -> Fitted:
         if layers is not None:
             return Fitted(classes=self.parts.train.classes)

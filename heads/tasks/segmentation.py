@@ -104,6 +104,10 @@ class Segmentation(Task[SegmentationPart, SegmentationPair]):
         losses = F.binary_cross_entropy_with_logits(layers(cosines), share, reduction="none")
         return (losses * weight).sum() / weight.sum()
 
+    @classmethod
+    def is_fitted(cls, fitted: Fitted) -> bool:
+        return THRESHOLD in fitted.numbers
+
     def fit(self, describe: Describe, layers: nn.Module | None) -> Fitted:
         """The threshold with the highest mean IoU on training pairs (those of `val` where there
         is no training part), the lowest among equals."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cache import StorePath
 from configs import Config
 from heads.training.experiment import Log
 from heads.training.run import Run, RunError
@@ -23,7 +24,7 @@ from pipeline.precompute import precompute
 
 def train_cycle(
     config: Config,
-    caches: Sequence[Path],
+    caches: Sequence[StorePath],
     out: Path,
     resume: bool,
     listener: TrainListener | None = None,
@@ -67,7 +68,7 @@ def live_config(config: Config) -> Config:
     return config.model_copy(update={"train": train_part})
 
 
-def cached_config(config: Config, injection: Path, plain: Sequence[Path]) -> Config:
+def cached_config(config: Config, injection: Path, plain: Sequence[StorePath]) -> Config:
     """The last step's configuration: nothing in front of the head is trained any more.
 
     `plain` are the stores the injection was trained on; the baselines are read from them.
@@ -79,7 +80,7 @@ def cached_config(config: Config, injection: Path, plain: Sequence[Path]) -> Con
             "cycle": type(settings.cycle)(),
             "epochs": settings.cycle.epochs,
             "caches": (),
-            "baseline_caches": (*settings.baseline_caches, *plain),
+            "baseline_caches": (*settings.baseline_caches, *map(str, plain)),
         }
     )
     # A stored prefix is for training an injection, and that is over.

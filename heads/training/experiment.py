@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from cache import FeatureStore, StoreError
+from cache import FeatureStore, StoreError, StorePath
 from configs import Config
 from configs.train import InjectionTraining
 from heads.frame import Frame
@@ -46,7 +45,7 @@ class Experiment:
 
 def open_experiment(
     config: Config,
-    caches: Sequence[Path],
+    caches: Sequence[str | StorePath],
     device: torch.device,
     log: Log,
     images: Sequence[str] | None = None,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cache import FeatureStore, Recipe, RecipeMismatch, StoreError, list_stores
+from cache import FeatureStore, Recipe, RecipeMismatch, StoreError, StorePath, list_stores
 from configs import Config
 from configs.train import Family
 from heads.protocols.base import Images
@@ -61,7 +61,7 @@ def configured_arrays(config: Config) -> list[str]:
 
 
 def open_stores(
-    config: Config, caches: Sequence[Path], ids: Sequence[str], arrays: Sequence[str]
+    config: Config, caches: Sequence[str | StorePath], ids: Sequence[str], arrays: Sequence[str]
 ) -> list[FeatureStore]:
     """The stores to read: those given, else `train.caches`, else what fits under stores/.
 

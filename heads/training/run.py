@@ -25,12 +25,12 @@ from typing import Any
 
 import yaml
 
-from cache import FeatureStore, Recipe, RecipeMismatch
+from cache import FeatureStore, Recipe, RecipeMismatch, StorePath, store_path
 from configs import Config, ConfigError, load_config
 from configs.load import resolve_paths
 from heads.protocols import Parts
 from heads.protocols.base import Images
-from heads.tasks import Fitted
+from heads.tasks import TASKS, Fitted
 from heads.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, write_text
 
 
@@ -136,11 +136,11 @@ class Run:
             raise RunError(f"{self._facts}: is not what a run writes; train the run again")
         return document
 
-    def store_paths(self) -> list[Path]:
+    def store_paths(self) -> list[StorePath]:
         """Where the run's stores were."""
-        return [Path(str(entry["path"])) for entry in self.facts()["stores"]]
+        return [store_path(str(entry["path"])) for entry in self.facts()["stores"]]
 
-    def only_store(self) -> Path:
+    def only_store(self) -> StorePath:
         """Where the run's store was. Raises RunError where it read several."""
         paths = self.store_paths()
         if len(paths) > 1:
@@ -209,7 +209,7 @@ class Run:
         fitted = self._known_fitted(weights)
         if fitted is None:
             raise RunError(
-                f"{self._fitted}: missing, or of other weights than {self.best.name}; "
+                f"{self._fitted}: missing, incomplete, or of other weights than {self.best.name}; "
                 f"`sketchfusion evaluate {self.folder}` writes it"
             )
         return fitted
@@ -222,7 +222,8 @@ class Run:
             fits = document["weights"] == weights and all(map(math.isfinite, numbers.values()))
         except _UNREADABLE:
             return None
-        return fitted if fits else None
+        task = self.config().task
+        return fitted if fits and task is not None and TASKS[task].is_fitted(fitted) else None
 
     def check_split(self, parts: Parts[Any]) -> None:
         """Raise RunError unless these are the parts that the run was begun with: a result must

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from cache import StorePath
 from cache.units import human_seconds
 from configs import Config
 from heads.machine import describe_machine
@@ -56,7 +57,7 @@ class TrainReport:
 
 def train(
     config: Config,
-    caches: Sequence[Path],
+    caches: Sequence[StorePath],
     out: Path,
     resume: bool,
     listener: TrainListener | None = None,

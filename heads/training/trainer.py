@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import nn
 from configs import TrainConfig
 from heads.training.checkpoint import (
     Checkpoint,
+    CheckpointError,
     load_checkpoint,
     optimizer_tensors,
     restore_optimizer,
@@ -64,6 +66,32 @@ class State:
     finished: bool = False
     seconds: float = 0.0
     scaler: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], path: Path) -> State:
+        """What the facts of the checkpoint ``path`` say; CheckpointError where they are others."""
+        fits = {
+            "step": _is_count,
+            "epoch": _is_count,
+            "best": lambda value: value is None or type(value) in (int, float),
+            "best_epoch": lambda value: value is None or _is_count(value),
+            "n_worse": _is_count,
+            "finished": lambda value: isinstance(value, bool),
+            "seconds": lambda value: type(value) in (int, float) and value >= 0,
+            "scaler": lambda value: isinstance(value, dict),
+        }
+        wrong = [name for name, fit in fits.items() if name not in facts or not fit(facts[name])]
+        wrong += sorted(facts.keys() - fits.keys())
+        if wrong:
+            raise CheckpointError(
+                f"{path}: does not say how far the run is ({wrong[0]}); restore it, or train the "
+                "run again in another folder"
+            )
+        return cls(**facts)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 def fit(
@@ -213,10 +241,10 @@ def _resume(
     accelerator: Accelerator,
 ) -> State:
     checkpoint = load_checkpoint(run.last)
+    state = State.of(checkpoint.facts, run.last)
     learner.restore(checkpoint.under("model"))
     inner = getattr(optimizer, "optimizer", optimizer)
     restore_optimizer(inner, names, checkpoint.under("optimizer"))
-    state = State(**checkpoint.facts)
     if accelerator.is_main_process:
         write_facts(run.last, checkpoint)  # The last run may have been killed just before it.
     if accelerator.scaler is not None and state.scaler:

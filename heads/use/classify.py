@@ -6,8 +6,8 @@ import torch
 
 from heads.plots.records import Guess
 from heads.tasks.recognition import build_classifier
-from heads.use.pictures import PictureSource, UseError, load_picture
-from heads.use.trained import Trained
+from heads.use.pictures import PictureSource, load_picture
+from heads.use.trained import Trained, check_task
 
 TOP = 5
 
@@ -18,10 +18,7 @@ def classify(trained: Trained, sketch: PictureSource, k: int = TOP) -> Guess:
     Raises UseError for a run of another task or an unusable picture, RunError where the run does
     not hold its classes.
     """
-    if trained.task != "recognition":
-        raise UseError(
-            f"{trained.run.folder}: is a run of {trained.task}; classify needs one of recognition"
-        )
+    check_task(trained.run, trained.task, "recognition")
     picture = load_picture(sketch)
     classes = trained.fitted.classes
     settings = trained.config.train

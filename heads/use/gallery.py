@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from cache import FeatureStore, ImageRecord
+from cache import FeatureStore, ImageRecord, RemotePath, StorePath
 from heads.tasks.base import in_batches
 from heads.training.learner import describe_maps
 from heads.use.pictures import LoadedPicture, UseError
@@ -46,9 +46,11 @@ class Photos(Protocol):
         """Where the pictures themselves are. Raises DatasetError."""
 
 
-def open_photos(trained: Trained, place: Path) -> Photos:
+def open_photos(trained: Trained, place: StorePath) -> Photos:
     """The photos of a store or a folder. Raises StoreError, DatasetError or UseError."""
-    return StoredPhotos(trained, place) if (place / "zarr.json").is_file() else PhotoFolder(place)
+    if isinstance(place, RemotePath) or (place / "zarr.json").is_file():
+        return StoredPhotos(trained, place)
+    return PhotoFolder(place)
 
 
 class StoredPhotos:
@@ -57,7 +59,7 @@ class StoredPhotos:
     Raises RecipeMismatch for a store of another recipe, StoreError for one without the arrays.
     """
 
-    def __init__(self, trained: Trained, place: Path) -> None:
+    def __init__(self, trained: Trained, place: StorePath) -> None:
         self._store = FeatureStore.open(place)
         self._source = trained.stored(self._store)
         readable = set(self._source.ids)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cache import StorePath
 from heads.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from heads.use.trained import Log, Trained
 
@@ -22,7 +22,7 @@ FOLDER = "galleries"
 class KeptDescriptors:
     """Pooled descriptors by the hex SHA-256 of the photo's file."""
 
-    def __init__(self, trained: Trained, place: Path, log: Log) -> None:
+    def __init__(self, trained: Trained, place: StorePath, log: Log) -> None:
         where = str(place.resolve())
         name = hashlib.sha256(where.encode()).hexdigest()[:16]
         self._path = trained.run.folder / FOLDER / f"{name}.safetensors"

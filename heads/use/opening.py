@@ -12,20 +12,27 @@ from heads.training.experiment import trains_backbone
 from heads.training.reading import configured_arrays
 from heads.training.run import Run, RunError, open_run
 from heads.use.shared import SharedExtractor
-from heads.use.trained import Log, Trained
+from heads.use.trained import Log, Trained, check_task
 from pipeline.job import Networks, load_networks
 
 
-def open_trained(folder: str | Path, log: Log = lambda line: None) -> Trained:
+def open_trained(
+    folder: str | Path, log: Log = lambda line: None, task: str | None = None
+) -> Trained:
     """Load a run's head with its best weights, and the backbone.
 
-    Needs the run's folder and the backbone's weights: not the dataset, no store.
+    Needs the run's folder and the backbone's weights: not the dataset, no store. With `task` a run
+    of another one is refused before anything is loaded.
 
     Raises:
+        UseError: a run of another task.
         RunError: no run, no weights, or other networks than it was trained on.
         CheckpointError: damaged weights.
         BackboneError, InjectionError: a network that cannot be loaded.
     """
+    if task is not None:
+        run = open_run(Path(folder))
+        check_task(run, run.config().task, task)
     (trained,) = open_several([folder], log)
     return trained
 

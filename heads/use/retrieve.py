@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cache import ImageRecord
+from cache import ImageRecord, StorePath, store_path
 from heads.plots.records import Hit, Ranking
 from heads.search import search
 from heads.use.gallery import GalleryPictures, Photos, open_photos
@@ -93,7 +93,7 @@ class Gallery:
 
 def open_gallery(
     trained: Trained,
-    place: str | Path,
+    place: str | StorePath,
     log: Log = lambda line: None,
     listener: Callable[[int, int], None] = lambda done, total: None,
 ) -> Gallery:
@@ -111,9 +111,9 @@ def open_gallery(
         StoreError, DatasetError: a store or a folder that cannot be read.
         UseError: there are no photos, or a fine-tuned run is asked to read a store.
     """
-    place = Path(place)
-    photos = open_photos(trained, place)
-    kept = KeptDescriptors(trained, place, log)
+    where = store_path(place)
+    photos = open_photos(trained, where)
+    kept = KeptDescriptors(trained, where, log)
     everything = [image.sha256 for image in photos.images]
     new = list({i.sha256: i for i in photos.images if i.sha256 not in kept}.values())
     if new:

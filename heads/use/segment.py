@@ -11,8 +11,8 @@ from PIL import Image
 from heads.plots import masks_figure, save
 from heads.plots.records import Mask
 from heads.tasks.segmentation import THRESHOLD, similarity
-from heads.use.pictures import PictureSource, UseError, load_picture
-from heads.use.trained import Trained
+from heads.use.pictures import PictureSource, load_picture
+from heads.use.trained import Trained, check_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +36,7 @@ def segment(trained: Trained, sketch: PictureSource, photo: PictureSource) -> Fo
     By the threshold that was fixed on training pairs. Raises UseError for a run of another task
     or an unusable picture, RunError where the run does not hold its threshold.
     """
-    if trained.task != "segmentation":
-        raise UseError(
-            f"{trained.run.folder}: is a run of {trained.task}; segment needs one of segmentation"
-        )
+    check_task(trained.run, trained.task, "segmentation")
     threshold = trained.fitted.numbers[THRESHOLD]
     query, other = load_picture(sketch), load_picture(photo)
     pooled, spatial = trained.describe([query]).pooled, trained.describe([other]).spatial

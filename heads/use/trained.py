@@ -187,3 +187,9 @@ class Trained:
     def _square(self, picture: LoadedPicture) -> np.ndarray:
         resolution, pad = self.config.backbone.resolution, self.config.extraction.pad
         return letterbox(picture.image, resolution, pad).transpose(2, 0, 1)
+
+
+def check_task(run: Run, task: str | None, needed: str) -> None:
+    """Raise UseError where a run was trained for another task than what it is to be used for."""
+    if task != needed:
+        raise UseError(f"{run.folder}: is a run of {task}; this needs one of {needed}")
