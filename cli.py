@@ -19,19 +19,17 @@ import click
 
 from heads.commands.bench import bench
 from heads.commands.completion import completion
-from heads.commands.console import (
+from heads.commands.console import Commands, Terminated, note
+from heads.commands.exchange import cache_export, cache_import, cache_stats
+from heads.commands.options import (
     STORE,
-    Commands,
     LocalPath,
-    Terminated,
     cache_option,
     config_argument,
     examples,
     json_option,
-    note,
     set_option,
 )
-from heads.commands.exchange import cache_export, cache_import, cache_stats
 from heads.commands.plots import plot
 from heads.commands.serve import serve
 from heads.commands.store import cache

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from heads.commands.console import LocalPath, config_argument, examples, set_option
+from heads.commands.options import LocalPath, config_argument, examples, set_option
 
 if TYPE_CHECKING:
     from benchmarks.timing import Report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from heads.commands.console import examples
+from heads.commands.options import examples
 
 PROGRAM = "sketchfusion"
 VARIABLE = "_SKETCHFUSION_COMPLETE"

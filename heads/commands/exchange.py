@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from heads.commands.console import STORE, LocalPath, examples, json_option
+from heads.commands.options import STORE, LocalPath, examples, json_option
 
 if TYPE_CHECKING:
     from cache import StorePath

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from heads.commands.console import STORE, LocalPath, examples, note, set_option
+from heads.commands.console import note
+from heads.commands.options import STORE, LocalPath, examples, set_option
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

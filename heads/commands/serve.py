@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from heads.commands.console import STORE, LocalPath, examples, note
+from heads.commands.console import note
+from heads.commands.options import STORE, LocalPath, examples
 
 if TYPE_CHECKING:
     from cache import StorePath

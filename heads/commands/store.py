@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from heads.commands.console import STORE, config_argument, examples, json_option, note, set_option
+from heads.commands.console import note
+from heads.commands.options import STORE, config_argument, examples, json_option, set_option
 
 if TYPE_CHECKING:
     from cache import StorePath

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from heads.commands.console import STORE, LocalPath, examples, json_option, note
+from heads.commands.console import note
+from heads.commands.options import STORE, LocalPath, examples, json_option
 
 if TYPE_CHECKING:
     from cache import StorePath
