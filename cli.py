@@ -250,7 +250,14 @@ def evaluate(
     "sketchfusion demo --set dataset.size=2400 --out /tmp/larger",
 )
 @main.command()
-@click.option("--out", type=LocalPath(), default="demo", show_default=True)
+@click.option(
+    "--out",
+    type=LocalPath(),
+    default="demo",
+    show_default=True,
+    metavar="DIR",
+    help="Folder of the stores, runs and report.",
+)
 @click.option(
     "--images",
     "pictures",

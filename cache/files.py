@@ -26,6 +26,8 @@ from cache.places import refuse_link
 from cache.remote import RemotePath, StorePath
 
 TEMPORARY_SUFFIX = ".tmp"
+_UMASK = os.umask(0o077)  # It can only be read by setting it.
+os.umask(_UMASK)
 _N_ATTEMPTS = 100
 """How often a change of a remote store is begun again because another process was faster."""
 
@@ -138,6 +140,11 @@ def write_atomically(target: StorePath, data: bytes, name: str = "") -> None:
     finally:
         temporary.discard()
     sync_folder(target.parent)
+
+
+def open_to_others(file: Path) -> None:
+    """Give a file the mode of any new one: safetensors makes files for their owner alone."""
+    file.chmod(0o666 & ~_UMASK)
 
 
 def sync_folder(folder: Path) -> None:

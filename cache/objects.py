@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from cache.errors import StoreError
 
-MAX_PUT_BYTES = 5 * 2**30
+MAX_PUT_BYTES = 2**32
 """Of one request, and only a put of one request can be conditional everywhere."""
 
 
@@ -93,7 +93,7 @@ class MemoryPuts:
             return self.put(filesystem, key, data)
 
 
-CONDITIONAL: dict[str, ConditionalPuts] = {"s3": S3Puts(), "memory": MemoryPuts()}
+CONDITIONAL: dict[str, ConditionalPuts] = {"s3": S3Puts(), "s3a": S3Puts(), "memory": MemoryPuts()}
 """Protocols to which stores are written; every other one is only read."""
 
 

@@ -48,6 +48,8 @@ def remedy_for(
     if beyond:
         return whole_store_remedy(list(dict.fromkeys(beyond)))
     steps = []
+    if COMMITS in strays:
+        return f"put the folder itself where the link {COMMITS} is"
     if strays:
         steps.append(f"move {', '.join(sorted(strays))} out of the store")
     if shards:

@@ -49,7 +49,8 @@ class RemotePath:
         """In a transaction: the first version read of each object, None where there was none."""
 
     def __str__(self) -> str:
-        return f"{self.protocol}://{self.key.lstrip('/')}"
+        # Of http, what the filesystem calls a place is the whole URL.
+        return self.key if "://" in self.key else f"{self.protocol}://{self.key.lstrip('/')}"
 
     def __repr__(self) -> str:
         return f"RemotePath({str(self)!r})"
@@ -147,7 +148,7 @@ class RemotePath:
                 [place.key for place in places], list(starts), list(ends), on_error="return"
             )
         results: list[bytes | None] = []
-        for place, data in zip(places, found, strict=True):
+        for place, start, end, data in zip(places, starts, ends, found, strict=True):
             with explained(place):
                 if isinstance(data, FileNotFoundError) or _is_beyond_end(data):
                     _raise_missing_bucket(data)
@@ -155,6 +156,7 @@ class RemotePath:
                 elif isinstance(data, BaseException):
                     raise data
                 else:
+                    _check_length(place, start, end, len(data))
                     results.append(bytes(data))
         return results
 
@@ -250,6 +252,16 @@ def open_remote(url: str) -> RemotePath:
             "that fsspec knows"
         ) from None
     return RemotePath(filesystem, protocol, key)
+
+
+def _check_length(place: RemotePath, start: int | None, end: int | None, n_bytes: int) -> None:
+    """Raise StoreError where more came than was asked for."""
+    start = start or 0
+    asked = -start if start < 0 else None if end is None else end - start
+    if asked is not None and n_bytes > asked:
+        raise StoreError(
+            f"{place}: its server gives whole files only; copy the store to a disk, and read that"
+        )
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from cache.checksums import crc32c_of
 from cache.errors import VERIFY_HINT, CorruptShard
 from cache.files import Spool, TemporaryFile
 from cache.layout import CRC_BYTES, ZarrArray
-from cache.places import MAX_FILE_BYTES, open_at_once
+from cache.objects import MAX_PUT_BYTES
+from cache.places import open_at_once
 from cache.remote import RemotePath, StorePath
 
 _ABSENT = np.uint64(2**64 - 1)
@@ -175,7 +176,7 @@ def map_file(path: StorePath) -> tuple[Any, int]:
     CorruptShard where it is missing or empty.
     """
     if isinstance(path, RemotePath):
-        data = path.read(MAX_FILE_BYTES)
+        data = path.read(MAX_PUT_BYTES)
         if not data:
             raise CorruptShard(f"{path}: missing or empty; {VERIFY_HINT}")
         return data, len(data)

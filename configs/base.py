@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 Layer = Literal["s3", "s4", "s5"]
 
@@ -30,17 +38,18 @@ def _not_empty(value: Any) -> Any:
 FilePath = Annotated[Path, BeforeValidator(_not_empty)]
 
 
-def _place(value: Any) -> Any:
-    """A path loses what it does not need; a URL would lose a slash."""
-    if isinstance(value, Path) or (isinstance(value, str) and value and "://" not in value):
-        return str(Path(value))
-    if not isinstance(value, str):
-        raise ValueError("is no path or URL of a store")
-    return _not_empty(value)
+def _place(value: Any, as_path: ValidatorFunctionWrapHandler) -> Any:
+    """A path, but for a URL, which would lose a slash."""
+    if isinstance(value, str) and "://" in value:
+        return value
+    return as_path(value)
 
 
-StorePlace = Annotated[str, BeforeValidator(_place)]
-"""A store: a local path, or a URL such as `s3://bucket/store`."""
+if TYPE_CHECKING:
+    StorePlace = Path | str
+else:
+    StorePlace = Annotated[FilePath, WrapValidator(_place), PlainSerializer(str, when_used="json")]
+"""A store: a local path, or the text of a URL such as `s3://bucket/store`."""
 
 
 def one_is_a_list_of_one(value: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from dask.distributed import Client, LocalCluster
 
@@ -59,26 +60,26 @@ def connected(cluster: Cluster, log: Callable[[str], None]) -> Iterator[Client]:
         yield client
 
 
-def n_workers(client: Client) -> int:
-    """How many workers the scheduler has at present."""
-    return len(client.scheduler_info()["workers"])
+def workers_of(client: Client) -> dict[str, dict[str, Any]]:
+    """What the scheduler knows of its workers at present, by address."""
+    # By default some versions of dask tell of five.
+    return dict(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def _welcome(client: Client, log: Callable[[str], None]) -> None:
-    info = client.scheduler_info()
-    for address, worker in info["workers"].items():
+    workers = workers_of(client)
+    for address, worker in workers.items():
         if worker["nthreads"] > 1:
             raise ClusterError(
                 f"worker {address} has {worker['nthreads']} threads, which would share one "
                 "backbone; start workers with `dask worker ADDR --nthreads 1`, several on a "
                 "machine with --nworkers"
             )
-    count = len(info["workers"])
-    workers = "1 worker" if count == 1 else f"{count} workers"
-    line = f"{workers}, scheduler {client.scheduler.address}"
+    count = "1 worker" if len(workers) == 1 else f"{len(workers)} workers"
+    line = f"{count}, scheduler {client.scheduler.address}"
     # Of another machine's scheduler it is not known whether it can draw one: the page says so.
     has_page = client.cluster is None or find_spec("bokeh") is not None
-    if has_page and "dashboard" in info["services"]:
+    if has_page and "dashboard" in client.scheduler_info()["services"]:
         line += f", dashboard {client.dashboard_link}"
     log(line)
 

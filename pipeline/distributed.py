@@ -13,9 +13,11 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from dask.distributed import Client, Future, KilledWorker, get_worker
@@ -25,7 +27,7 @@ from cache import FeatureStore, RemotePath, ShardTask, StoreError, StorePath, St
 from cache.units import human_seconds
 from configs import Config
 from pipeline.checkpoints import BackboneError
-from pipeline.cluster import Cluster, ClusterError, connected, device_of_worker, n_workers
+from pipeline.cluster import Cluster, ClusterError, connected, device_of_worker, workers_of
 from pipeline.compute import Listener, Progress, compute_tasks
 from pipeline.datasets.base import DatasetError
 from pipeline.extract import ExtractionError
@@ -148,9 +150,13 @@ class _Run:
             except queue.Empty:
                 continue
             self._note_starts()
+            if not future.done():  # Its worker died with the result: dask computes it again.
+                future.add_done_callback(self._done.put)
+                continue
+            result = self._result(future)
             number, _ = self.waiting.pop(future.key)
-            self._watch.finished(number)
-            return self._result(future)
+            self._watch.finished(number, result.computed)
+            return result
 
     def _result(self, future: Future) -> _Result:
         try:
@@ -160,38 +166,46 @@ class _Run:
                 f"{error.last_worker.address}: a shard killed {error.allowed_failures} workers "
                 "in a row (out of memory?); set extraction.batch_size lower"
             ) from None
+        except CancelledError:
+            raise ClusterError(
+                "lost the scheduler; finished shards are kept, start it and the same command again"
+            ) from None
         if isinstance(result, Exception):
             raise result
         return result
 
     def _note_starts(self) -> None:
+        """A start is told later than it was, and may be of a task that has ended since."""
+        numbers = {number for number, future in self.waiting.values() if not future.done()}
         while not self._starts.empty():
-            self._watch.started(*self._starts.get())
+            number, worker = self._starts.get()
+            if number in numbers:
+                self._watch.started(number, worker)
 
     def _look_around(self) -> None:
         """Take shards from workers that hang; say once that there is no worker."""
         self._note_starts()
-        for running, limit in self._watch.overdue():
-            self._give_to_another(running, limit)
-        alone = self._watch.idle and n_workers(self._client) == 0
+        known = workers_of(self._client)
+        self._watch.only_on(known)
+        # One at a time: while a worker is restarted, others may end.
+        for running, limit in self._watch.overdue()[:1]:
+            self._give_to_another(running, limit, known[running.worker])
+        alone = self._watch.idle and not known
         if alone and not self._alone:
             self._log("no workers at present; waiting for one to join")
         self._alone = alone
 
-    def _give_to_another(self, running: Running, limit: float) -> None:
+    def _give_to_another(self, running: Running, limit: float, worker: Mapping[str, Any]) -> None:
         """Restart a worker, so that dask gives its shard to another."""
-        task, known = self._tasks[running.number], self._client.scheduler_info()["workers"]
-        if running.worker not in known:
-            self._watch.lost(running.number)
-            return
+        task = self._tasks[running.number]
         shard = f"shard {task.shard} takes more than {human_seconds(limit)}"
-        if self._watch.given_up(running.number) >= TRIES:
+        if not self._watch.given_up(running.number):
             raise ClusterError(
                 f"{shard}, and did so on {TRIES} workers: can its pictures be read? Give it more "
                 "time with --shard-limit; finished shards are kept"
             )
         self._log(f"{shard} on {running.worker}, which may hang; it goes to another worker")
-        if known[running.worker]["nanny"] is None:
+        if worker["nanny"] is None:
             self._client.retire_workers([running.worker], close_workers=True)
         else:
             self._client.restart_workers([running.worker], GIVE_UP, raise_for_error=False)

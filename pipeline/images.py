@@ -63,6 +63,15 @@ def decode_image(data: bytes) -> Image.Image:
         return rgb.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else rgb
 
 
+def header_size(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels as they stand in the file, before any turning; decodes nothing.
+
+    Raises `ImageError`.
+    """
+    with _reasons():
+        return _open(data).size
+
+
 def image_size(data: bytes) -> tuple[int, int]:
     """Width and height in pixels of the upright picture, from the header. Raises `ImageError`."""
     with _reasons():

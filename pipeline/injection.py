@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cache.files import open_to_others
 from pipeline.digest import digest_tensors
 from pipeline.unet import Inject
 
@@ -62,6 +63,7 @@ class Injection(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write the tensors as a safetensors file that `load_injection` reads."""
         save_file({name: t.cpu().contiguous() for name, t in self.state().items()}, str(path))
+        open_to_others(Path(path))
 
 
 def load_injection(path: str | Path, clip_width: int, channels: Mapping[str, int]) -> Injection:

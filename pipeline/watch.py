@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 SLOWER = 5
@@ -11,7 +11,8 @@ SLOWER = 5
 FLOOR = 600.0
 """... but always so many seconds: a first shard also loads the weights."""
 TRIES = 3
-"""So many workers may take too long over one shard; it is then not the workers."""
+"""So many workers may take longer than the user's limit over one shard; it is then not the
+workers. A limit that was only guessed doubles on."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ class ShardWatch:
         """A worker has begun with a task, or begun again."""
         self._running[number] = Running(number, worker, self._clock())
 
-    def finished(self, number: int) -> None:
-        """A task has ended."""
+    def finished(self, number: int, computed: bool) -> None:
+        """A task has ended. It measures others only if it had to be computed."""
         running = self._running.pop(number, None)
-        if running is not None:
+        if running is not None and computed:
             self._slowest = max(self._slowest or 0, self._clock() - running.since)
 
     def overdue(self) -> list[tuple[Running, float]]:
@@ -81,18 +82,18 @@ class ShardWatch:
         limits = ((running, self._limit_of(running.number)) for running in self._running.values())
         return [(r, limit) for r, limit in limits if limit is not None and now - r.since > limit]
 
-    def lost(self, number: int) -> None:
-        """The worker of a task is gone."""
-        self._running.pop(number, None)
+    def only_on(self, workers: Collection[str]) -> None:
+        """Forget what was in work on any other worker: it is gone."""
+        self._running = {n: r for n, r in self._running.items() if r.worker in workers}
 
-    def given_up(self, number: int) -> int:
-        """A task is taken from a worker that takes too long: how many times that has happened.
+    def given_up(self, number: int) -> bool:
+        """A task is taken from a worker that takes too long. Whether to try it again.
 
-        It has twice the time then: it may just be a slow one.
+        It has twice the time then: the worker may just be a slow one.
         """
-        self.lost(number)
+        self._running.pop(number, None)
         self._tries[number] = self._tries.get(number, 0) + 1
-        return self._tries[number]
+        return self._limit is None or self._tries[number] < TRIES
 
     def _limit_of(self, number: int) -> float | None:
         limit = self._limit

@@ -54,6 +54,21 @@ def test_verbose_says_where_an_error_was_met() -> None:
     assert verbose.stderr.endswith(plain.stderr)
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("plan", "Error: Missing argument 'CONFIG'; see `sketchfusion plan --help`"),
+        ("plna", "Error: No such command 'plna'. Did you mean 'plan'? See `sketchfusion --help`"),
+        ("cache prune x", "Error: say what to drop: --timestep or --array, or else --temporary; "
+         "see `sketchfusion cache prune --help`"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_command_is_one_line(words: str, line: str) -> None:
+    typed = run(*words.split())
+    assert typed.exit_code == 2 and typed.stdout == ""
+    assert typed.stderr.replace("main", "sketchfusion").strip() == line
+
+
 def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.bar.DELAY_SECONDS", 0.0)
     for seconds, expected in ((0.0, 12), (3600.0, 2)):

@@ -56,12 +56,13 @@ def test_stores_are_found_beside_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     config = load_config(path)
-    assert config.train.caches == (str(tmp_path / "plain"),)
-    assert config.train.baseline_caches == (str(tmp_path / "dino"), "elsewhere")
+    assert config.train.caches == (tmp_path / "plain",)
+    assert config.train.baseline_caches == (tmp_path / "dino", Path("elsewhere"))
     assert config.dataset.also[0].root == tmp_path / "pictures"
-    assert load_config(path, ["train.caches=[here]"]).train.caches == ("here",)
+    assert load_config(path, ["train.caches=[here]"]).train.caches == (Path("here"),)
     remote = load_config(path, ["train.caches=[s3://bucket/store]"])
     assert remote.train.caches == ("s3://bucket/store",)
+    assert remote.model_dump(mode="json")["train"]["caches"] == ["s3://bucket/store"]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,12 @@ folder_option = click.option(
 def images_option(n_images: int, at_least: int = 16) -> Callable[[Any], Any]:
     """How many images."""
     return click.option(
-        "--images", "n_images", default=n_images, show_default=True, type=click.IntRange(at_least)
+        "--images",
+        "n_images",
+        default=n_images,
+        show_default=True,
+        type=click.IntRange(at_least),
+        help="Of the sample that is measured.",
     )
 
 
@@ -235,8 +240,20 @@ def live(
     "sketchfusion bench heads", "sketchfusion bench heads --width 64 --grid 24 --json heads.json"
 )
 @bench.command()
-@click.option("--width", default=1280, show_default=True, type=click.IntRange(4))
-@click.option("--grid", default=60, show_default=True, type=click.IntRange(2))
+@click.option(
+    "--width",
+    default=1280,
+    show_default=True,
+    type=click.IntRange(4),
+    help="Channels of a descriptor.",
+)
+@click.option(
+    "--grid",
+    default=60,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Cells of a side of what maps are resized to.",
+)
 @click.option(
     "--side", default=42, show_default=True, type=click.IntRange(4), help="Of the largest map."
 )

@@ -36,18 +36,39 @@ class Commands(click.Group):
             kept = _KEPT.get(ctx.invoked_subcommand or "", "")
             click.echo(f"\nstopped{kept}", err=True)
             ctx.exit(143 if isinstance(stop, Terminated) else 130)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            raise _Misused(error) from None
         except user_errors() as error:
-            from cache.units import printable
-
-            if _spoken["verbose"]:
-                traceback.print_exc()
-            raise click.ClickException(printable(" ".join(str(error).split()))) from None
+            raise _one_line(str(error)) from None
         except OSError as error:
             if error.filename is None and error.strerror is None:
                 raise
-            raise click.ClickException(_os_error(error)) from None
+            raise _one_line(_os_error(error)) from None
         finally:
             _speak(quiet=False, verbose=False)
+
+
+class _Misused(click.ClickException):
+    """A command that was typed wrong: one line that says where to read how it is typed."""
+
+    exit_code = 2
+
+    def __init__(self, error: click.UsageError) -> None:
+        command = "sketchfusion" if error.ctx is None else error.ctx.command_path
+        message = " ".join(error.format_message().split()).rstrip(".")
+        see = " See" if message.endswith("?") else "; see"
+        super().__init__(f"{message}{see} `{command} --help`")
+
+
+def _one_line(message: str) -> click.ClickException:
+    """An error for the terminal; with --verbose, after where it was met."""
+    from cache.units import printable
+
+    if _spoken["verbose"]:
+        traceback.print_exc()
+    return click.ClickException(printable(" ".join(message.split())))
 
 
 _spoken = {"quiet": False, "verbose": False}

@@ -107,4 +107,16 @@ cache_option = click.option(
     metavar="STORE",
     help="A store to read, local or s3://BUCKET/NAME; may be repeated.",
 )
+gallery_option = click.option(
+    "--gallery",
+    type=STORE,
+    metavar="PLACE",
+    help="A store of the run's recipe, or a folder of photos.  [default: the run's own store]",
+)
+root_option = click.option(
+    "--root",
+    type=LocalPath(),
+    metavar="DIR",
+    help="Where the pictures of a store are, to show them.  [default: the run's dataset]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from heads.commands.console import note
-from heads.commands.options import STORE, LocalPath, examples
+from heads.commands.options import LocalPath, examples, gallery_option, root_option
 
 if TYPE_CHECKING:
     from cache import StorePath
@@ -23,17 +23,8 @@ if TYPE_CHECKING:
 )
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=LocalPath())
-@click.option(
-    "--gallery",
-    type=STORE,
-    metavar="PLACE",
-    help="A store of the run's recipe, or a folder of photos.  [default: the run's own store]",
-)
-@click.option(
-    "--root",
-    type=LocalPath(),
-    help="The folder a store was made from.  [default: the run's dataset]",
-)
+@gallery_option
+@root_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option(
     "--port",
@@ -57,20 +48,22 @@ def serve(
     adds class guesses, one of segmentation masks, one of correspondence better points. Prints the
     page's address, and answers this machine alone unless --host says otherwise.
     """
-    from heads.serve.run import ANYONE, address, check_installed, listen
+    from heads.serve.run import address, check_installed, is_open_to_others, listen
     from heads.serve.run import serve as answer
-    from heads.serve.service import open_service
-    from pipeline.bar import Bar
 
     check_installed()
     with listen(host, port) as listener:
+        # What takes long comes after what can be refused at once.
+        from heads.serve.service import open_service
+        from pipeline.bar import Bar
+
         with Bar("img") as bar:
             service = open_service(runs, gallery, root, note, bar.show)
         page = address(listener)
-        if host in ANYONE:
+        if is_open_to_others(listener):
             note("every machine that reaches this one can use the page and see the gallery")
         note(f"{len(service.gallery):,} photos; Ctrl-C stops")
         click.echo(page)
         if show:
             click.launch(page)
-        answer(service, listener)
+        answer(service, listener, host)

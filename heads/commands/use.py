@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from heads.commands.console import note
-from heads.commands.options import STORE, LocalPath, examples, json_option
+from heads.commands.options import LocalPath, examples, gallery_option, json_option, root_option
 
 if TYPE_CHECKING:
     from cache import StorePath
@@ -112,18 +112,16 @@ def match(
 @click.command()
 @run_argument
 @sketches_argument
+@gallery_option
 @click.option(
-    "--gallery",
-    type=STORE,
-    metavar="PLACE",
-    help="A store of the run's recipe, or a folder of photos.  [default: the run's own store]",
+    "--top",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    metavar="K",
+    help="Photos for each sketch.",
 )
-@click.option("--top", type=click.IntRange(1), default=10, show_default=True, metavar="K")
-@click.option(
-    "--root",
-    type=LocalPath(),
-    help="With --out: the folder a store was made from.  [default: the run's dataset]",
-)
+@root_option
 @figure_option
 @json_option
 def retrieve(
@@ -141,17 +139,15 @@ def retrieve(
     described.
     """
     from heads.plots import retrieval_figure
-    from heads.use import load_pictures, open_gallery, picture_files
+    from heads.use import load_pictures, picture_files
+    from heads.use.retrieve import open_own_gallery
     from pipeline.bar import Bar
 
     _check_figure(out)
     files = picture_files(sketches)
     trained = _open(run, ("retrieval", "fine_grained"))
-    gallery = gallery or trained.run.only_store()
     with Bar("img") as bar:
-        photos = open_gallery(trained, gallery, note, bar.show)
-    for name, why in photos.skipped.items():
-        note(f"left out {name}: {why}")
+        photos = open_own_gallery(trained, gallery, note, bar.show)
     results = [
         (sketch, photos.search(sketch, top)) for sketch in load_pictures(files, sketches, note)
     ]
@@ -160,7 +156,7 @@ def retrieve(
             {"sketch": sketch.name, "hits": [vars(photo) for photo in found]}
             for sketch, found in results
         ]
-        _print_json(run, gallery=str(gallery), n_gallery=len(photos), results=listed)
+        _print_json(run, gallery=str(photos.place), n_gallery=len(photos), results=listed)
     else:
         for sketch, found in results:
             click.echo(_shown(sketch.name))

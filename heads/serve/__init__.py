@@ -1,7 +1,7 @@
 """Trained runs in a web page: draw, and see what they make of it.
 
     service = open_service([Path("runs/retrieval")], None, None)
-    serve(service, listen("127.0.0.1", 8000))
+    serve(service, listen("127.0.0.1", 8000), "127.0.0.1")
 
 `service.py` answers, `app.py` speaks HTTP, `page/` is what a browser shows, `run.py` starts it.
 """

@@ -2,14 +2,17 @@
 
 Nothing is reached but the page's own files and the photos of the gallery, by the hash of their
 contents. Drawings arrive as the body of a request that says it is an image, which no form of a
-foreign site can send; a foreign name in the Host header is refused.
+foreign site can send. A name in the Host header that this machine does not go by is refused: a
+foreign site may have its own name point here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
+import ipaddress
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,22 +24,26 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image, ImageFilter
 from starlette.exceptions import HTTPException as AnyHTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
+from cache import StoreError
 from heads.plots.style import RIGHT
 from heads.serve.service import Service
 from heads.training.run import RunError
 from heads.use import UseError
-from pipeline.extract import ExtractionError
-from pipeline.images import ImageError, image_size
+from pipeline.extract import ExtractionError, is_out_of_memory
+from pipeline.images import ImageError, header_size
 from pipeline.strokes import is_svg
 
 PAGE = Path(__file__).parent / "page"
 MAX_BYTES = 16 * 2**20
 """Of a drawing or a dropped picture."""
-MAX_PIXELS = 40_000_000
+MAX_DRAWING_PIXELS = 40_000_000
+MAX_DRAWING_SIDE = 20_000
 MAX_WAITING = 8
 """Requests that compute or wait to; a further one is asked to come back."""
+PHOTOS_AT_ONCE = 4
+"""That are decoded; further ones wait."""
 MAX_POINTS = 64
 MAX_SIDE = 1600
 """Longer side in pixels at which a photo is sent."""
@@ -54,21 +61,25 @@ _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 Result = TypeVar("Result")
 
 
-def build_app(service: Service, hosts: Sequence[str] = ("localhost", "127.0.0.1")) -> FastAPI:
+def build_app(service: Service, names: Collection[str] = ("localhost",)) -> FastAPI:
     """The application.
 
     Args:
-        hosts: the names under which it may be asked; `*` is any.
+        names: under which it may be asked, in lower case, beside any numeric address.
     """
     app = FastAPI(title="SketchFusion", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_exception_handler(AnyHTTPException, _refusal)
     app.add_exception_handler(RequestValidationError, _misspelt)
-    compute = _Computing()
+    app.add_exception_handler(Exception, _failure)
+    compute, decoding = _Computing(), asyncio.Semaphore(PHOTOS_AT_ONCE)
 
     @app.middleware("http")
     async def protect(request: Request, call_next: Callable[..., Any]) -> Response:
-        response: Response = await call_next(request)
+        host = request.headers.get("host", "")
+        if _is_own(host, names):
+            response: Response = await call_next(request)
+        else:
+            response = JSONResponse({"error": f"{host[:80]}: not a name of this server"}, 400)
         response.headers.update({k: v for k, v in _HEADERS.items() if k not in response.headers})
         response.headers.setdefault("Cache-Control", "no-cache")
         return response
@@ -100,7 +111,7 @@ def build_app(service: Service, hosts: Sequence[str] = ("localhost", "127.0.0.1"
 
     @app.post("/api/mask")
     async def mask(drawing: Drawing, photo: str) -> Response:
-        return _png(_overlay(await compute(lambda: service.mask(drawing, photo))))
+        return await compute(lambda: _png(_overlay(service.mask(drawing, photo))))
 
     @app.post("/api/match")
     async def match(
@@ -130,10 +141,10 @@ def build_app(service: Service, hosts: Sequence[str] = ("localhost", "127.0.0.1"
         sha256: str, side: Annotated[int, Query(ge=16, le=MAX_SIDE)] = THUMBNAIL
     ) -> Response:
         try:
-            found = await run_in_threadpool(service.photo, sha256)
+            async with decoding:
+                return await run_in_threadpool(lambda: _jpeg(service.photo(sha256).image, side))
         except UseError as error:
             raise HTTPException(404, str(error)) from None
-        return await run_in_threadpool(_jpeg, found.image, side)
 
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app
@@ -145,19 +156,27 @@ async def _drawing(request: Request) -> bytes:
     if not kind.startswith("image/"):
         raise HTTPException(415, f"{kind[:80] or 'no content type'}: send an image file")
     data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_BYTES:
-            raise HTTPException(413, f"the picture has more than {MAX_BYTES >> 20} MiB")
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > MAX_BYTES:
+                raise HTTPException(413, f"the picture has more than {MAX_BYTES >> 20} MiB")
+    except ClientDisconnect:
+        raise HTTPException(400, "gone before the picture had arrived") from None
     content = bytes(data)
-    if not is_svg(content):
-        try:
-            width, height = image_size(content)
-        except ImageError as error:
-            raise HTTPException(400, f"the picture cannot be used: {error}") from None
-        if width * height > MAX_PIXELS:
-            raise HTTPException(413, f"the picture has {width} x {height} pixels; make it smaller")
+    await run_in_threadpool(_check_size, content)
     return content
+
+
+def _check_size(content: bytes) -> None:
+    if is_svg(content):
+        return
+    try:
+        width, height = header_size(content)
+    except ImageError as error:
+        raise HTTPException(400, f"the picture cannot be used: {error}") from None
+    if width * height > MAX_DRAWING_PIXELS or max(width, height) > MAX_DRAWING_SIDE:
+        raise HTTPException(413, f"the picture has {width} x {height} pixels; make it smaller")
 
 
 Drawing = Annotated[bytes, Depends(_drawing)]
@@ -176,8 +195,12 @@ class _Computing:
             return await run_in_threadpool(work)
         except UseError as error:
             raise HTTPException(400, str(error)) from None
-        except (RunError, ExtractionError) as error:
+        except (RunError, ExtractionError, StoreError) as error:
             raise HTTPException(500, str(error)) from None
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise HTTPException(503, "no memory left for this; try again in a moment") from None
         finally:
             self._places.release()
 
@@ -193,6 +216,25 @@ def _misspelt(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}"}, 422)
 
 
+def _failure(request: Request, error: Exception) -> Response:
+    """Of a bug: the terminal has the traceback."""
+    return JSONResponse({"error": "this failed; the server's terminal says why"}, 500, _HEADERS)
+
+
+def _is_own(host: str, names: Collection[str]) -> bool:
+    """Whether a Host header is a numeric address or one of these names, whatever the port."""
+    name = host.lower()
+    if name.startswith("["):
+        name = name[1:].partition("]")[0]
+    elif name.count(":") == 1:
+        name = name.partition(":")[0]
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name in names
+    return True
+
+
 def _point(text: str) -> tuple[float, float]:
     try:
         x, y = (float(part) for part in text.split(","))
@@ -202,8 +244,9 @@ def _point(text: str) -> tuple[float, float]:
 
 
 def _jpeg(image: Image.Image, side: int) -> Response:
-    shown = image.copy()
-    shown.thumbnail((side, side), Image.Resampling.LANCZOS)
+    scale = min(1, side / max(image.size))
+    size = [max(1, round(scale * length)) for length in image.size]
+    shown = image.resize((size[0], size[1]), Image.Resampling.LANCZOS, reducing_gap=3)
     file = io.BytesIO()
     shown.save(file, "JPEG", quality=88)
     return Response(file.getvalue(), media_type="image/jpeg", headers=_FOREVER)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from heads.serve.service import Service
 
-ANYONE = ("0.0.0.0", "::")
-"""Addresses under which every machine of the network may ask."""
+PACKAGES = ("fastapi", "uvicorn")
 
 
 class ServeError(RuntimeError):
@@ -18,13 +19,11 @@ class ServeError(RuntimeError):
 
 def check_installed() -> None:
     """Raise ServeError where the packages of the extra `serve` are missing."""
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
         raise ServeError(
-            f"serve needs {error.name}: run `pip install 'sketchfusion[serve]'`"
-        ) from None
+            f"serve needs {' and '.join(missing)}: run `pip install 'sketchfusion[serve]'`"
+        )
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -33,32 +32,44 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except (OSError, UnicodeError) as error:
+        why = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
         raise ServeError(
-            f"{host}:{port}: cannot be listened to ({getattr(error, 'strerror', error)}); choose "
-            "another --port, or 0 for a free one"
+            f"{_bracketed(host)}:{port}: cannot be listened to ({why}); choose another --host or "
+            "--port (0: a free one)"
         ) from None
 
 
 def address(listener: socket.socket) -> str:
     """What to type into a browser on this machine."""
     host, port = listener.getsockname()[:2]
-    name = "localhost" if host in ANYONE else f"[{host}]" if ":" in host else host
+    name = "localhost" if ipaddress.ip_address(host).is_unspecified else _bracketed(host)
     return f"http://{name}:{port}/"
 
 
-def serve(service: Service, listener: socket.socket) -> None:
-    """Answer until Ctrl-C or SIGTERM, which are passed on when the last answer is out."""
+def is_open_to_others(listener: socket.socket) -> bool:
+    """Whether other machines may ask."""
+    return not ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+
+
+def serve(service: Service, listener: socket.socket, host: str) -> None:
+    """Answer until Ctrl-C or SIGTERM, which are passed on when the last answer is out.
+
+    Args:
+        host: what the user calls the address.
+    """
     import uvicorn
 
     from heads.serve.app import build_app
 
-    host = listener.getsockname()[0]
-    hosts = ["*"] if host in ANYONE else ["localhost", "127.0.0.1", "[::1]", host]
     config = uvicorn.Config(
-        build_app(service, hosts),
+        build_app(service, {"localhost", host.lower(), socket.gethostname().lower()}),
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=5,
         server_header=False,
     )
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cache import FeatureStore, NotAStore, StoreError, StorePath
+from heads.explain.choosing import evenly
 from heads.use import (
     Gallery,
     GalleryPictures,
@@ -21,19 +22,20 @@ from heads.use import (
     grid_points,
     load_picture,
     match,
-    open_gallery,
     open_several,
     segment,
 )
 from heads.use.match import FoundPoints
-from heads.use.retrieve import FoundPhoto
+from heads.use.retrieve import FoundPhoto, open_own_gallery
 
 Log = Callable[[str], None]
 
 SEARCHES = ("retrieval", "fine_grained")
 """Tasks whose heads are made for searching."""
-N_PHOTOS = 64
-"""Photos that are kept decoded."""
+N_CHECKED = 5
+"""Photos of which one must be there when the gallery is opened."""
+PIXELS_KEPT = 100_000_000
+"""Of decoded photos that are kept: 300 MB, some eight of a phone or a hundred of a web page."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,33 @@ class Service:
         """Finds points; None where no run's features have cells."""
         self.classifier = _made_for(runs, ("recognition",))
         self.segmenter = _made_for(runs, ("segmentation",))
+        for run in (self.classifier, self.segmenter):
+            if run is not None:
+                _ = run.fitted  # Raises RunError now, and not when somebody has drawn.
+        self._runs = runs
         self.gallery = gallery
         self._pictures = pictures
         self._ids = {gallery.sha256(image_id): image_id for image_id in reversed(gallery.ids)}
         self._decoded: OrderedDict[str, LoadedPicture] = OrderedDict()
         self._lock = threading.Lock()
+
+    def roles(self) -> list[str]:
+        """Which run does what, a line each, and which does nothing."""
+        parts = {
+            "photos": (self.searcher, SEARCHES),
+            "points": (self.matcher, ("correspondence",)),
+            "classes": (self.classifier, ("recognition",)),
+            "masks": (self.segmenter, ("segmentation",)),
+        }
+        lines = []
+        for what, (run, made_for) in parts.items():
+            if run is not None:
+                fits = run.task in made_for
+                lesser = "" if fits else f", trained for {run.task}: expect less of it here"
+                lines.append(f"{what}: {run.run.folder}{lesser}")
+        used = [run for run, _ in parts.values()]
+        lines += [f"unused: {run.run.folder}" for run in self._runs if run not in used]
+        return lines
 
     def look(self, drawing: bytes, k: int) -> Look:
         """The k photos most like an image file, and what it shows. Raises UseError."""
@@ -90,7 +114,7 @@ class Service:
         photo = self._pictures.read(self._ids[sha256])
         with self._lock:
             self._decoded[sha256] = photo
-            while len(self._decoded) > N_PHOTOS:
+            while sum(map(_pixels, self._decoded.values())) > PIXELS_KEPT:
                 self._decoded.popitem(last=False)
         return photo
 
@@ -144,15 +168,27 @@ def open_service(
     not there.
     """
     runs = open_several(folders, log)
-    searching = searcher(runs)
-    place = place or searching.run.only_store()
-    gallery = open_gallery(searching, place, log, listener)
-    for name, why in gallery.skipped.items():
-        log(f"left out {name}: {why}")
+    gallery = open_own_gallery(searcher(runs), place, log, listener)
     pictures = gallery.pictures(root)
-    pictures.read(gallery.ids[0])
-    _read_from(runs, place, log)
-    return Service(runs, gallery, pictures)
+    _check_some(pictures, gallery.ids)
+    _read_from(runs, gallery.place, log)
+    service = Service(runs, gallery, pictures)
+    for line in service.roles():
+        log(line)
+    return service
+
+
+def _check_some(pictures: GalleryPictures, ids: Sequence[str]) -> None:
+    """Raise UseError where none of some photos is there: it is another folder."""
+    missing: UseError | None = None
+    for image_id in evenly(ids, N_CHECKED):
+        try:
+            pictures.read(image_id)
+            return
+        except UseError as error:
+            missing = missing or error
+    if missing is not None:
+        raise missing
 
 
 def _read_from(runs: Sequence[Trained], place: StorePath, log: Log) -> None:
@@ -166,6 +202,11 @@ def _read_from(runs: Sequence[Trained], place: StorePath, log: Log) -> None:
             run.read_from(store)
         except (StoreError, UseError):
             log(f"{run.run.folder}: photos are extracted on the fly, {place} is not its store")
+
+
+def _pixels(picture: LoadedPicture) -> int:
+    width, height = picture.image.size
+    return width * height
 
 
 def searcher(runs: Sequence[Trained]) -> Trained:

@@ -65,6 +65,10 @@ class Task(ABC, Generic[PartT, ExampleT]):
     def batches(self, generator: torch.Generator) -> list[list[ExampleT]]:
         """The training examples of one epoch in an order that the generator decides."""
 
+    def remarks(self) -> list[str]:
+        """What a user should know of training that can be done but will not do much."""
+        return []
+
     @abstractmethod
     def images(self, batch: Sequence[ExampleT]) -> tuple[str, ...]:
         """The images in a batch, each once."""

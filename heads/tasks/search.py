@@ -62,24 +62,25 @@ class SearchTask(Task[SearchPart, SearchPair]):
                 f"{self.name} by {self.protocol.name}: no training sketch has a photo to find;"
                 " add photos of the seen categories"
             )
-        self._refuse_without_wrong_photos(pairs)
         together = _category_groups(pairs, self.triplet.same_category, generator)
         return in_batches(together, self.settings.batch_size)
 
-    def _refuse_without_wrong_photos(self, pairs: Sequence[SearchPair]) -> None:
-        """A triplet needs a wrong photo in the batch; where there never is one, nothing is learnt
-        and the loss is zero all the same."""
+    def remarks(self) -> list[str]:
+        """A triplet needs a wrong photo in its batch; where there never is one, the loss is zero
+        and nothing is learnt."""
         if self.settings.batch_size == 1:
-            raise TaskError(
-                f"{self.name}: a batch of one sketch and its photo has no wrong photo to learn "
-                "from; set train.batch_size to 2 or more"
-            )
+            return [
+                "a batch of one sketch and its photo has no wrong photo, so nothing is learnt; "
+                "set train.batch_size to 2 or more"
+            ]
+        pairs = self.pairs(torch.Generator())
         if not any(self.wrong(pairs[0], pair.photo, pair.category) for pair in pairs):
             what = "category" if self.name == "retrieval" else "photo"
-            raise TaskError(
-                f"{self.name} by {self.protocol.name}: all training pairs have the same {what}, so "
-                "no photo is wrong for any sketch; add others"
-            )
+            return [
+                f"all training pairs have the same {what}, so no photo is wrong and nothing is "
+                "learnt; add others"
+            ]
+        return []
 
     def images(self, batch: Sequence[SearchPair]) -> tuple[str, ...]:
         return unique([i for pair in batch for i in (pair.sketch, pair.photo)])

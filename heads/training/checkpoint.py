@@ -17,6 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cache.files import open_to_others, sync_folder
+
 _FACTS = "sketchfusion"
 
 
@@ -50,10 +52,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     facts = json.dumps(dict(checkpoint.facts), sort_keys=True)
     beside = path.with_suffix(".tmp")
     save_file(tensors, str(beside), metadata={_FACTS: facts})
+    open_to_others(beside)
     with beside.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(beside, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     write_facts(path, checkpoint)
 
 
@@ -99,7 +102,7 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def optimizer_tensors(
@@ -136,11 +139,3 @@ def restore_optimizer(
         # The count of steps stays on the CPU, as the optimiser keeps it.
         device = "cpu" if kind == "step" else parameter.device
         optimizer.state[parameter][kind] = value.to(device)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

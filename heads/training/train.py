@@ -97,6 +97,8 @@ def train(
     elif accelerator.is_main_process:
         # Where there is nothing to learn from, nothing is begun.
         experiment.task.batches(torch.Generator())
+        for remark in experiment.task.remarks():
+            log(f"{experiment.task.name} by {experiment.task.protocol.name}: {remark}")
         _begin(run, experiment)
     accelerator.wait_for_everyone()
     learner = experiment.learner

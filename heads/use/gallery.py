@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
@@ -42,8 +42,11 @@ class Photos(Protocol):
     def describe(self, trained: Trained, images: Sequence[ImageRecord]) -> Generator[Described]:
         """Descriptors of some of them, batch by batch."""
 
-    def dataset(self, trained: Trained, root: Path | None) -> Dataset:
-        """Where the pictures themselves are. Raises DatasetError."""
+    def pictures(self, trained: Trained, root: Path | None) -> GalleryPictures:
+        """The pictures themselves, for a store from a folder `root` or the run's dataset.
+
+        Raises DatasetError where they cannot be opened, UseError for a root that is not needed.
+        """
 
 
 def open_photos(trained: Trained, place: StorePath) -> Photos:
@@ -74,10 +77,14 @@ class StoredPhotos:
             maps = self._source.maps([image.id for image in batch])
             yield batch, describe_maps(trained.head, maps).pooled.cpu()
 
-    def dataset(self, trained: Trained, root: Path | None) -> Dataset:
+    def pictures(self, trained: Trained, root: Path | None) -> GalleryPictures:
+        advice = "give the folder that the gallery was made from with --root"
         if root is None:
-            return open_configured(trained.config)
-        return open_dataset(str(self._store.provenance.get("dataset", "folder")), root)
+            dataset, where = open_configured(trained.config), "the run's dataset"
+        else:
+            kind = str(self._store.provenance.get("dataset", "folder"))
+            dataset, where = open_dataset(kind, root), str(root)
+        return GalleryPictures(dataset, self.images, f"{where} does not have this photo; {advice}")
 
 
 class PhotoFolder:
@@ -114,23 +121,26 @@ class PhotoFolder:
                     sha256s = [image.sha256 for image in read]
                     yield read, trained.describe_squares(batch.squares, sha256s).pooled.cpu()
 
-    def dataset(self, trained: Trained, root: Path | None) -> Dataset:
-        return self._dataset
+    def pictures(self, trained: Trained, root: Path | None) -> GalleryPictures:
+        if root is not None:
+            raise UseError(f"--root {root}: is for a gallery that is a store; leave it out")
+        why = f"has changed or is gone from {self._place}; open the gallery again"
+        return GalleryPictures(self._dataset, self.images, why)
 
 
 class GalleryPictures:
     """A gallery's photos as pictures.
 
     Args:
-        dataset: which has them, if `sha256` agrees.
-        where: what to call it.
-        sha256: hex digest of each photo's file, by id.
+        dataset: which has them, if their contents are what was described.
+        images: the photos.
+        missing: what to say of one that it does not have.
     """
 
-    def __init__(self, dataset: Dataset, where: str, sha256: Mapping[str, str]) -> None:
+    def __init__(self, dataset: Dataset, images: Sequence[ImageRecord], missing: str) -> None:
         self._dataset = dataset
-        self._where = where
-        self._sha256 = sha256
+        self._sha256 = {image.id: image.sha256 for image in images}
+        self._missing = missing
 
     def read(self, image_id: str) -> LoadedPicture:
         """A photo, decoded. Raises UseError where it is not the one that was described."""
@@ -140,10 +150,7 @@ class GalleryPictures:
         except (OSError, LookupError, ValueError):
             data = b""
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise UseError(
-                f"{image_id}: {self._where} does not have this photo; give the folder that the "
-                "gallery was made from with --root"
-            )
+            raise UseError(f"{image_id}: {self._missing}")
         return LoadedPicture(image_id, self._dataset.decode(image_id, data), sha256)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 
 from heads.matching import correlate, sample_descriptors
 from heads.plots.records import Match
@@ -14,6 +16,8 @@ from heads.tasks.correspondence import SQUARE, best_points
 from heads.use.pictures import LoadedPicture, PictureSource, UseError, load_picture
 from heads.use.trained import Trained
 
+SEARCHED_PIXELS = 2**20
+"""Drawn pixels are looked for in a picture of at most so many."""
 INK = 48
 """Grey levels from the most frequent one at which a pixel counts as drawn."""
 
@@ -58,10 +62,12 @@ def match(
 
 def grid_points(sketch: PictureSource, n: int) -> np.ndarray:
     """Points [K, 2] spread over what is drawn: n x n fields cover it, and each that holds some of
-    it gives the drawn pixel nearest to its centre. Raises UseError for an empty sketch.
+    it gives the drawn pixel nearest to its centre; of more than a megapixel, in a reduced picture.
+    Raises UseError for an empty sketch.
     """
     picture = load_picture(sketch)
-    ys, xs = np.nonzero(_drawn(picture))
+    step = math.ceil(math.sqrt(math.prod(picture.image.size) / SEARCHED_PIXELS))
+    ys, xs = np.nonzero(_drawn(picture.image.reduce(step)))
     if not len(ys):
         raise UseError(f"{picture.name}: nothing is drawn in it; give points, or another sketch")
     pixels = np.stack((xs, ys), axis=1)
@@ -71,12 +77,12 @@ def grid_points(sketch: PictureSource, n: int) -> np.ndarray:
     distances = np.square(places - (fields + 0.5) * size / n).sum(1)
     order = np.lexsort((distances, fields[:, 0], fields[:, 1]))
     _, first = np.unique(fields[order, ::-1], axis=0, return_index=True)
-    return (places + corner)[order][first]
+    return np.minimum((places + corner)[order][first] * step, picture.image.size)
 
 
-def _drawn(picture: LoadedPicture) -> np.ndarray:
+def _drawn(image: Image.Image) -> np.ndarray:
     """bool [H, W]: pixels unlike the background, which is the most frequent grey level."""
-    grey = np.asarray(picture.image.convert("L"))
+    grey = np.asarray(image.convert("L"))
     background = int(np.bincount(grey.ravel(), minlength=256).argmax())
     return np.abs(grey.astype(int) - background) > INK
 

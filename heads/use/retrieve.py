@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cache import ImageRecord, StorePath, store_path
+from cache import ImageRecord, RecipeMismatch, StorePath, store_path
 from heads.plots.records import Hit, Ranking
 from heads.search import search
 from heads.use.gallery import GalleryPictures, Photos, open_photos
@@ -36,11 +36,18 @@ class Gallery:
     Args:
         images: the photos, sorted by id.
         descriptors: float32 [N, P], of length 1.
+        place: where they are.
     """
 
     def __init__(
-        self, trained: Trained, photos: Photos, images: Sequence[ImageRecord], descriptors: Tensor
+        self,
+        trained: Trained,
+        photos: Photos,
+        images: Sequence[ImageRecord],
+        descriptors: Tensor,
+        place: StorePath,
     ) -> None:
+        self.place = place
         self.ids = tuple(image.id for image in images)
         self.descriptors = descriptors
         self.skipped = dict(photos.skipped)
@@ -69,11 +76,9 @@ class Gallery:
     def pictures(self, root: Path | None = None) -> GalleryPictures:
         """The photos themselves. A store knows none: they come from `root`, or the run's dataset.
 
-        Raises DatasetError where that cannot be opened.
+        Raises DatasetError where that cannot be opened, UseError for a root that is not needed.
         """
-        where = "the run's dataset" if root is None else str(root)
-        dataset = self._photos.dataset(self._trained, root)
-        return GalleryPictures(dataset, where, self._sha256)
+        return self._photos.pictures(self._trained, root)
 
     def rankings(
         self,
@@ -89,6 +94,26 @@ class Gallery:
             Ranking(sketch, tuple(Hit(pictures.read(f.id), f.similarity) for f in found))
             for sketch, found in results
         ]
+
+
+def open_own_gallery(
+    trained: Trained,
+    place: StorePath | None,
+    log: Log,
+    listener: Callable[[int, int], None],
+) -> Gallery:
+    """`open_gallery` of a place, or else of the store that the run was trained on, if it can be
+    searched; what was left out is logged. Raises as it does, and RunError for several stores."""
+    where = trained.run.only_store() if place is None else place
+    try:
+        gallery = open_gallery(trained, where, log, listener)
+    except RecipeMismatch as error:
+        if place is not None:
+            raise
+        raise UseError(f"{error}; choose what is searched with --gallery") from None
+    for name, why in gallery.skipped.items():
+        log(f"left out {name}: {why}")
+    return gallery
 
 
 def open_gallery(
@@ -132,4 +157,4 @@ def open_gallery(
     if not there:
         why = "".join(f" ({name}: {reason})" for name, reason in [*photos.skipped.items()][:1])
         raise UseError(f"{place}: holds no photo that can be searched{why}; give another gallery")
-    return Gallery(trained, photos, there, kept.rows([image.sha256 for image in there]))
+    return Gallery(trained, photos, there, kept.rows([image.sha256 for image in there]), where)

@@ -37,7 +37,7 @@ def test_the_limit_is_a_multiple_of_the_slowest(clock: Clock) -> None:
     for number, seconds in enumerate((400, 300)):
         watch.started(number, "a")
         clock.now += seconds
-        watch.finished(number)
+        watch.finished(number, True)
     watch.started(2, "b")
     clock.now += SLOWER * 400
     assert overdue(watch) == []
@@ -49,7 +49,7 @@ def test_short_shards_have_the_floor(clock: Clock) -> None:
     watch = ShardWatch(None, clock)
     watch.started(0, "a")
     clock.now += 0.1
-    watch.finished(0)
+    watch.finished(0, True)
     watch.started(1, "a")
     clock.now += FLOOR
     assert overdue(watch) == []
@@ -68,14 +68,39 @@ def test_a_shard_that_was_given_up_has_twice_the_time(clock: Clock) -> None:
     watch = ShardWatch(30, clock)
     watch.started(0, "a")
     clock.now = 31
-    assert watch.given_up(0) == 1
+    assert watch.given_up(0)
     assert watch.idle
     watch.started(0, "b")
     clock.now += 59
     assert overdue(watch) == []
     clock.now += 2
     assert overdue(watch) == [(0, "b", 60)]
-    assert watch.given_up(0) == 2
+    assert watch.given_up(0)
+    assert not watch.given_up(0)  # The third time it is not the workers.
+
+
+def test_a_guessed_limit_doubles_for_ever(clock: Clock) -> None:
+    watch = ShardWatch(None, clock)
+    watch.started(0, "a")
+    clock.now = 1
+    watch.finished(0, True)
+    for tries in range(6):
+        watch.started(1, "a")
+        clock.now += FLOOR * 2**tries
+        assert overdue(watch) == []
+        clock.now += 1
+        assert overdue(watch) == [(1, "a", FLOOR * 2**tries)]
+        assert watch.given_up(1)
+
+
+def test_what_others_had_committed_measures_nothing(clock: Clock) -> None:
+    watch = ShardWatch(None, clock)
+    watch.started(0, "a")
+    clock.now = 0.1
+    watch.finished(0, False)
+    watch.started(1, "a")
+    clock.now += 1e6
+    assert overdue(watch) == []
 
 
 def test_a_shard_begun_again_is_the_new_workers(clock: Clock) -> None:
@@ -85,10 +110,10 @@ def test_a_shard_begun_again_is_the_new_workers(clock: Clock) -> None:
     watch.started(0, "b")
     clock.now = 40
     assert overdue(watch) == []
-    watch.lost(0)
+    watch.only_on({"a", "c"})
     clock.now = 100
     assert overdue(watch) == []
-    watch.finished(0)
+    watch.finished(0, True)
     assert watch.idle
 
 

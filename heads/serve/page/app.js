@@ -15,12 +15,16 @@ let can = { segments: false, matches: false };
 
 // ---- Asking: one question at a time, the latest drawing next. ----------------------------------
 
+const BUSY_MS = 1000; // Until a busy server is asked again.
+
 let asking = false;
 let changed = false;
 let round = 0; // Answers of an earlier one are not shown any more.
+let answer = null; // {sent, hits, items}: what is shown.
 
 function ask() {
   changed = true;
+  at("error").hidden = true;
   refresh();
   if (!asking) answerAll();
 }
@@ -37,24 +41,32 @@ async function answerAll() {
     at("results").classList.add("stale");
     const began = performance.now();
     try {
-      const file = await drawing.file(at("fit").checked);
-      const found = await server.look(file, at("count").value);
+      const { picture } = drawing;
+      const sent = { ...(await drawing.sent(at("fit").checked)), picture };
+      const found = await server.look(sent.file, at("count").value);
+      sent.size = found.sketch;
       at("error").hidden = true;
-      showHits(found, file);
+      at("results").classList.remove("stale");
+      showHits(found.hits, sent);
       showClasses(found.classes);
-      if (pair.shown) pair.redraw(file, found.sketch);
+      if (pair.shown) pair.redraw(sent);
       const seconds = (performance.now() - began) / 1000;
       at("status").textContent = `${found.hits.length} photos in ${seconds.toFixed(2)} s`;
     } catch (error) {
       complain(error);
       at("status").textContent = "";
+      if (error.busy) {
+        await new Promise((resolve) => setTimeout(resolve, BUSY_MS));
+        changed = true;
+      }
     }
-    at("results").classList.remove("stale");
   }
   asking = false;
 }
 
 function showNothing() {
+  answer = null;
+  at("results").classList.remove("stale");
   at("hits").replaceChildren();
   at("guesses").hidden = true;
   at("hint").hidden = false;
@@ -62,7 +74,7 @@ function showNothing() {
   leavePair();
 }
 
-function showHits({ hits, sketch }, file) {
+function showHits(hits, sent) {
   at("hint").hidden = hits.length > 0;
   const items = hits.map((hit) => {
     const item = document.createElement("li");
@@ -79,29 +91,35 @@ function showHits({ hits, sketch }, file) {
     const caption = button.appendChild(document.createElement("span"));
     caption.className = "caption";
     caption.append(span("name", short(hit.id)), span("figure", hit.similarity.toFixed(3)));
-    button.addEventListener("click", () => enterPair(file, sketch, hit));
+    button.addEventListener("click", () => enterPair(sent, hit, button));
     return item;
   });
   at("hits").replaceChildren(...items);
-  showMasks(hits, items, file);
+  answer = { sent, hits, items };
+  showMasks();
 }
 
-async function showMasks(hits, items, file) {
-  if (!can.segments || !at("masks").checked) return;
+// Photo by photo, until there is something newer to do.
+async function showMasks() {
+  if (!can.segments || !answer) return;
+  const { sent, hits, items } = answer;
   const mine = round;
+  let failed = false;
   for (const [n, hit] of hits.entries()) {
-    if (mine !== round || changed || !at("masks").checked) return;
+    if (mine !== round || changed || pair.shown || !at("masks").checked) return;
+    const frame = items[n].querySelector(".frame");
+    if (frame.querySelector(".mask")) continue;
     try {
-      const blob = await server.mask(file, hit.sha256);
+      const blob = await server.mask(sent.file, hit.sha256);
       const image = new Image();
       image.className = "mask";
       image.alt = "";
       image.onload = () => URL.revokeObjectURL(image.src);
       image.src = URL.createObjectURL(blob);
-      items[n].querySelector(".frame").append(image);
+      frame.append(image);
     } catch (error) {
-      complain(error);
-      return;
+      if (!failed) complain(error); // The other photos may have theirs.
+      failed = true;
     }
   }
 }
@@ -137,30 +155,38 @@ function span(className, text) {
 }
 
 function complain(error) {
-  at("error").textContent =
-    error instanceof TypeError ? "The server does not answer: is it still running?" : error.message;
+  at("error").textContent = error.message;
   at("error").hidden = false;
 }
 
 // ---- One photo beside the drawing. -------------------------------------------------------------
 
-function enterPair(file, size, hit) {
+let entered = null; // The button that was clicked, to give the focus back.
+
+function enterPair(sent, hit, button) {
+  entered = button;
   at("results").hidden = true;
   at("pair").hidden = false;
-  pair.show(file, size, hit);
+  pair.show(sent, hit);
+  at("back").focus();
 }
 
 function leavePair() {
+  if (!pair.shown) return;
   pair.hide();
   at("pair").hidden = true;
   at("results").hidden = false;
+  entered.focus();
+  showMasks();
 }
 
 // ---- Drawing. ----------------------------------------------------------------------------------
 
 function place(event) {
   const box = canvas.getBoundingClientRect();
-  return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  const x = (event.clientX - box.left) / box.width;
+  const y = (event.clientY - box.top) / box.height;
+  return [Math.min(Math.max(x, 0), 1), Math.min(Math.max(y, 0), 1)];
 }
 
 let pen = null; // The pointer that draws.
@@ -192,8 +218,11 @@ for (const end of ["pointerup", "pointercancel"]) {
 
 async function drop(file) {
   try {
-    const image = await decoded(file);
-    drawing.show(file, image);
+    // A copy: the file may change, or go, before it is sent.
+    const copy = new File([await file.arrayBuffer()], file.name, { type: file.type });
+    const image = await decoded(copy);
+    pen = null; // A stroke that is being drawn ends here.
+    drawing.show(copy, image);
     ask();
   } catch {
     complain(new Error(`${file.name}: is no picture that can be shown`));
@@ -233,8 +262,8 @@ addEventListener("paste", (event) => {
 // ---- Tools. ------------------------------------------------------------------------------------
 
 function refresh() {
-  at("undo").disabled = drawing.done.length === 0;
-  at("redo").disabled = drawing.undone.length === 0;
+  at("undo").disabled = drawing.past.length === 0;
+  at("redo").disabled = drawing.future.length === 0;
   at("clear").disabled = at("save").disabled = drawing.empty;
   at("invitation").hidden = !drawing.empty;
 }
@@ -247,9 +276,10 @@ function step(name) {
 
 for (const name of ["undo", "redo", "clear"]) at(name).addEventListener("click", () => step(name));
 addEventListener("keydown", (event) => {
-  if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
+  const key = event.key.toLowerCase();
+  if (!(event.ctrlKey || event.metaKey) || !["z", "y"].includes(key)) return;
   event.preventDefault();
-  step(event.shiftKey ? "redo" : "undo");
+  step(event.shiftKey || key === "y" ? "redo" : "undo");
 });
 at("width").addEventListener("input", () => {
   at("width-value").textContent = at("width").value;
@@ -261,12 +291,17 @@ at("file").addEventListener("change", () => {
 });
 at("save").addEventListener("click", async () => {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(await drawing.file(false));
-  link.download = "sketch.png";
+  const { file } = await drawing.sent(at("fit").checked);
+  link.href = URL.createObjectURL(file);
+  link.download = file.name ?? "sketch.png";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 });
-for (const name of ["fit", "count", "masks"]) at(name).addEventListener("change", ask);
+for (const name of ["fit", "count"]) at(name).addEventListener("change", ask);
+at("masks").addEventListener("change", () => {
+  document.body.classList.toggle("bare", !at("masks").checked);
+  showMasks();
+});
 at("back").addEventListener("click", leavePair);
 
 // ---- Beginning. --------------------------------------------------------------------------------

@@ -3,15 +3,16 @@
 export const SIDE = 512; // Pixels of the picture that is sent; stroke widths are in these.
 const MARGIN = 0.1; // Of the frame, around a drawing that fills it.
 const MAX_SCALE = 4;
+const WHOLE = { scale: 1, x: 0, y: 0 };
 
 export class Drawing {
   constructor(canvas) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d");
     this.strokes = []; // {width, points: [[x, y], ...]}
-    this.undone = []; // What redo brings back, each a list of strokes.
-    this.done = []; // What undo takes back to: earlier lists of strokes.
     this.picture = null; // {file, image}: a picture in place of the strokes.
+    this.past = []; // What undo goes back to, each {strokes, picture}.
+    this.future = []; // What redo brings again.
   }
 
   get empty() {
@@ -25,7 +26,11 @@ export class Drawing {
   }
 
   extend(points) {
-    this.strokes[this.strokes.length - 1].points.push(...points);
+    const stroke = this.strokes.at(-1).points;
+    for (const point of points) {
+      const [x, y] = stroke.at(-1);
+      if (point[0] !== x || point[1] !== y) stroke.push(point);
+    }
     this.draw();
   }
 
@@ -45,11 +50,11 @@ export class Drawing {
   }
 
   undo() {
-    this.#step(this.done, this.undone);
+    this.#step(this.past, this.future);
   }
 
   redo() {
-    this.#step(this.undone, this.done);
+    this.#step(this.future, this.past);
   }
 
   draw() {
@@ -62,25 +67,27 @@ export class Drawing {
       const [w, h] = [image.width * scale, image.height * scale];
       context.drawImage(image, (canvas.width - w) / 2, (canvas.height - h) / 2, w, h);
     } else {
-      paint(context, this.strokes, canvas.width, { scale: 1, x: 0, y: 0 });
+      paint(context, this.strokes, canvas.width, WHOLE);
     }
   }
 
-  // The picture to send: a dropped file as it is, or the strokes as a PNG.
-  async file(fill) {
-    if (this.picture) return this.picture.file;
+  // The picture to send, {file, frame}: a dropped file as it is, or the strokes as a PNG. What lies at
+  // (x, y) of the drawing, in shares of its sides, lies at (x * scale + frame.x, ...) of the file.
+  async sent(fill) {
+    if (this.picture) return { file: this.picture.file, frame: WHOLE };
+    const frame = fill ? filling(this.strokes) : WHOLE;
     const sheet = document.createElement("canvas");
     sheet.width = sheet.height = SIDE;
     const context = sheet.getContext("2d");
     context.fillStyle = "#fff";
     context.fillRect(0, 0, SIDE, SIDE);
-    paint(context, this.strokes, SIDE, fill ? filling(this.strokes) : { scale: 1, x: 0, y: 0 });
-    return new Promise((resolve) => sheet.toBlob(resolve, "image/png"));
+    paint(context, this.strokes, SIDE, frame);
+    return { file: await new Promise((resolve) => sheet.toBlob(resolve, "image/png")), frame };
   }
 
   #keep() {
-    this.done.push({ strokes: this.strokes, picture: this.picture });
-    this.undone = [];
+    this.past.push({ strokes: this.strokes, picture: this.picture });
+    this.future = [];
   }
 
   #step(from, to) {

@@ -12,10 +12,10 @@ const at = (id) => document.getElementById(id);
 export class Pair {
   constructor(onError) {
     this.onError = onError;
-    this.file = null;
-    this.size = null;
+    this.sent = null; // {file, frame, size, picture}: what the server was given.
     this.hit = null;
-    this.points = []; // Pixels [x, y] of the file.
+    this.points = []; // [x, y] in shares of the drawing's sides, wherever its frame is.
+    this.round = 0; // Answers to an earlier question are not shown any more.
     at("own-points").addEventListener("click", (event) => this.#add(event));
     at("forget").addEventListener("click", () => this.#find([]));
     at("spread").addEventListener("click", () => this.#find([], GRID));
@@ -25,53 +25,68 @@ export class Pair {
     return this.hit !== null;
   }
 
-  // `size` is the width and height in pixels that the server sees in the file.
-  show(file, size, hit) {
+  // `sent.size` is the width and height in pixels that the server sees in the file.
+  show(sent, hit) {
     this.hit = hit;
+    this.points = [];
     at("pair-name").textContent = hit.id;
     at("photo").src = server.photo(hit.sha256, 1024);
-    this.redraw(file, size, []);
+    this.redraw(sent);
   }
 
   hide() {
     this.hit = null;
+    this.round += 1;
   }
 
-  // Another drawing: the same places in it are looked for again.
-  redraw(file, size, points = this.points) {
-    if (this.file) URL.revokeObjectURL(at("own").src);
-    this.file = file;
-    this.size = size;
-    at("own").src = URL.createObjectURL(file);
-    return this.#find(points);
+  // Another drawing: the same places of it are looked for again; those of a picture are its own.
+  redraw(sent) {
+    if (this.sent) URL.revokeObjectURL(at("own").src);
+    if (this.sent && this.sent.picture !== sent.picture) this.points = [];
+    this.sent = sent;
+    at("own").src = URL.createObjectURL(sent.file);
+    at("own").style.aspectRatio = `${sent.size.width} / ${sent.size.height}`;
+    return this.#find(this.points);
   }
 
   #add(event) {
     const box = at("own").getBoundingClientRect();
-    const { width, height } = this.size;
-    const x = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * width;
-    const y = Math.min(Math.max((event.clientY - box.top) / box.height, 0), 1) * height;
-    this.#find([...this.points, [x, y]].slice(-MAX_POINTS));
+    const { frame } = this.sent;
+    const x = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
+    const y = Math.min(Math.max((event.clientY - box.top) / box.height, 0), 1);
+    const point = [(x - frame.x) / frame.scale, (y - frame.y) / frame.scale];
+    this.#find([...this.points, point].slice(-MAX_POINTS));
   }
 
   async #find(points, grid) {
+    const mine = ++this.round;
+    const { file, frame, size } = this.sent;
+    const pixels = points
+      .map(([x, y]) => [(x * frame.scale + frame.x) * size.width, (y * frame.scale + frame.y) * size.height])
+      .filter(([x, y]) => 0 <= x && x <= size.width && 0 <= y && y <= size.height);
     this.points = points;
     at("forget").disabled = points.length === 0;
-    if (points.length === 0 && !grid) return this.#mark([], null);
-    const asked = this.hit;
+    if (pixels.length === 0 && !grid) return this.#mark([], null);
     try {
-      const found = await server.match(this.file, asked.sha256, points, grid);
-      if (this.hit !== asked || this.points !== points) return; // Something newer was asked.
-      this.points = found.points.map((point) => point.sketch);
+      const found = await server.match(file, this.hit.sha256, pixels, grid);
+      if (mine !== this.round) return;
+      if (grid) {
+        this.points = found.points.map(({ sketch: [x, y] }) => [
+          (x / size.width - frame.x) / frame.scale,
+          (y / size.height - frame.y) / frame.scale,
+        ]);
+      }
       at("forget").disabled = false;
       this.#mark(found.points, found.photo);
     } catch (error) {
+      if (mine !== this.round) return;
+      this.#mark([], null);
       this.onError(error);
     }
   }
 
   #mark(points, photo) {
-    dots(at("own-points"), points.map((point) => point.sketch), this.size);
+    dots(at("own-points"), points.map((point) => point.sketch), this.sent.size);
     dots(at("photo-points"), points.map((point) => point.photo), photo);
     at("points").hidden = points.length === 0;
     const rows = points.map((point, n) => {

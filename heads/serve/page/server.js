@@ -1,7 +1,7 @@
 // What the page asks the server.
 
 export async function about() {
-  return (await answered(await fetch("api/about"))).json();
+  return (await asked("api/about")).json();
 }
 
 export async function look(file, count) {
@@ -24,13 +24,22 @@ export function photo(sha256, side) {
   return `photos/${sha256}?side=${side}`;
 }
 
-async function post(url, file) {
+function post(url, file) {
   const headers = { "Content-Type": file.type || "image/png" };
-  return answered(await fetch(url, { method: "POST", headers, body: file }));
+  return asked(url, { method: "POST", headers, body: file });
 }
 
-async function answered(response) {
+// Errors say in `busy` whether to ask again in a moment.
+async function asked(url, options) {
+  let response;
+  try {
+    response = await fetch(url, options);
+  } catch {
+    throw new Error("The server does not answer: is it still running?");
+  }
   if (response.ok) return response;
   const said = await response.json().catch(() => ({}));
-  throw new Error(said.error || `the server answered ${response.status}`);
+  const error = new Error(said.error || `the server answered ${response.status}`);
+  error.busy = response.status === 503;
+  throw error;
 }

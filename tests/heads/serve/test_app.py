@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from cache import CorruptShard
 from heads.serve import Service
 from heads.serve.app import MAX_BYTES, MAX_WAITING, PAGE, build_app
 
@@ -105,12 +107,15 @@ def test_bad_requests_are_refused_in_a_line(
     assert words in answer.json()["error"] and "\n" not in answer.json()["error"]
 
 
-def test_a_picture_of_absurd_size_is_refused_from_its_header(client: TestClient) -> None:
+@pytest.mark.parametrize(("width", "height"), [(9000, 9000), (100_000, 1)])
+def test_a_picture_of_absurd_size_is_refused_from_its_header(
+    client: TestClient, width: int, height: int
+) -> None:
     file = io.BytesIO()
-    Image.new("1", (9000, 9000)).save(file, "PNG")
+    Image.new("1", (width, height)).save(file, "PNG")
     assert len(file.getvalue()) < 100_000
     answer = client.post("/api/look", content=file.getvalue(), headers=PNG)
-    assert answer.status_code == 413 and "9000 x 9000" in answer.json()["error"]
+    assert answer.status_code == 413 and f"{width} x {height}" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -122,24 +127,56 @@ def test_nothing_but_the_page_and_the_gallery_is_reached(client: TestClient, pat
 
 
 def test_a_foreign_name_for_this_machine_is_refused(client: TestClient) -> None:
-    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
-    assert client.get("/", headers={"Host": "localhost:8000"}).status_code == 200
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example"):
+        answer = client.get("/", headers={"Host": host})
+        assert answer.status_code == 400 and "not a name" in answer.json()["error"]
+    for host in ("localhost:8000", "LOCALHOST", "192.168.1.5:8000", "[::1]:8000", "[fd00::1]"):
+        assert client.get("/", headers={"Host": host}).status_code == 200
+
+
+class Altered:
+    """A service one of whose answers is another."""
+
+    def __init__(self, service: Service, **answers: Any) -> None:
+        self._service = service
+        self.__dict__.update(answers)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._service, name)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (CorruptShard("s/0: damaged"), 500, "s/0: damaged"),
+        (RuntimeError("CUDA out of memory"), 503, "no memory left"),
+        (KeyError("a bug"), 500, "terminal says why"),
+    ],
+)
+def test_what_goes_wrong_is_json_too(
+    service: Service, sketch: bytes, error: Exception, status: int, words: str
+) -> None:
+    def look(drawing: bytes, k: int) -> Any:
+        raise error
+
+    app = build_app(cast(Service, Altered(service, look=look)))
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        answer = client.post("/api/look", content=sketch, headers=PNG)
+    assert answer.status_code == status and words in answer.json()["error"]
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
 
 
 def test_those_who_wait_are_bounded(service: Service, sketch: bytes) -> None:
     """Too many at once are told so, and nobody waits for ever."""
     gate = threading.Event()
 
-    class Slow:
-        def __getattr__(self, name: str) -> object:
-            return getattr(service, name)
+    def look(drawing: bytes, k: int) -> Any:
+        assert gate.wait(60)
+        return service.look(drawing, k)
 
-        def look(self, drawing: bytes, k: int) -> object:
-            assert gate.wait(60)
-            return service.look(drawing, k)
-
+    slow = cast(Service, Altered(service, look=look))
     codes: list[int] = []
-    with TestClient(build_app(Slow()), base_url="http://127.0.0.1") as client:  # type: ignore[arg-type]
+    with TestClient(build_app(slow), base_url="http://127.0.0.1") as client:
 
         def ask() -> None:
             answer = client.post("/api/look", content=sketch, headers=PNG)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from tests.heads.serve.conftest import TASKS
 from tests.heads.worlds import World
@@ -95,7 +95,7 @@ def test_photos_guesses_and_masks_appear_as_one_draws(page: Page) -> None:
     loaded = "[...document.querySelectorAll('#hits img')].every(image => image.naturalWidth > 0)"
     assert eventually(page, loaded)
     page.locator("#masks").uncheck()
-    expect(page.locator("#hits img.mask")).to_have_count(0)
+    expect(page.locator("#hits img.mask").first).to_be_hidden()
     page.locator("#count").select_option("6")
     expect(page.locator("#hits li")).to_have_count(6)
 
@@ -206,6 +206,51 @@ def test_a_point_of_the_drawing_is_shown_in_the_photo(page: Page) -> None:
     expect(page.locator("#photo-points circle")).to_have_count(0)
     page.locator("#back").click()
     assert len(shown(page)) == 12
+
+
+def test_a_late_answer_does_not_replace_a_newer_one(page: Page) -> None:
+    draw(page, *HOUSE)
+    shown(page)
+    page.locator("#hits button").first.click()
+    waiting: list[Route] = []
+    page.route("**/api/match*", waiting.append)
+    own = page.locator("#own-points")
+    assert eventually(page, "document.querySelector('#own').naturalWidth === 512")
+    for x in (60, 90):
+        own.click(position={"x": x, "y": 100})
+    for _ in range(100):
+        page.wait_for_timeout(50)
+        if len(waiting) == 2:
+            break
+
+    def answer(route: Route, similarity: float) -> None:
+        point = {"sketch": [1, 1], "photo": [2, 2], "similarity": similarity}
+        photo = {"id": "p", "width": 64, "height": 64}
+        route.fulfill(json={"photo": photo, "points": [point]})
+
+    answer(waiting[1], 0.222)
+    cosine = page.locator("#points tbody td").nth(3)
+    expect(cosine).to_have_text("0.222")
+    answer(waiting[0], 0.111)
+    page.wait_for_timeout(500)
+    expect(cosine).to_have_text("0.222")
+
+
+def test_a_dot_is_drawn_and_ink_stays_on_the_canvas(page: Page) -> None:
+    ink = "document.querySelector('#canvas').toDataURL()"
+    draw(page, (0.5, 0.5), (0.5, 0.5))
+    assert (as_array(page.evaluate(ink)) < 128).sum() > 20
+    page.evaluate(RECORD)
+    draw(page, (0.3, 0.3), (0.3, 0.7), (2.5, 0.7))
+    shown(page)
+    page.wait_for_timeout(500)
+    sent = as_array(page.evaluate("window.sent.at(-1)")) < 128
+    columns = np.nonzero(sent.any(0))[0]
+    # From .3 to 1 of the canvas, and no further, fills the frame.
+    assert columns[0] == pytest.approx(0.1 * 512, abs=8)
+    assert columns[-1] == pytest.approx(0.9 * 512, abs=8)
+    rows = np.nonzero(sent.any(1))[0]
+    assert rows[-1] - rows[0] == pytest.approx(0.8 * 512 * 0.4 / 0.7, abs=16)
 
 
 def test_a_picture_can_be_given_instead(page: Page, pictures: Path) -> None:

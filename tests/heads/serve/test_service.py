@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from heads.serve import Service, open_service
 from heads.use import (
@@ -112,7 +114,7 @@ def test_one_run_alone_searches_and_finds_points(
 def test_photos_are_reached_by_their_contents_only(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heads.serve.service.N_PHOTOS", 16)
+    monkeypatch.setattr("heads.serve.service.PIXELS_KEPT", 16 * 64 * 64)
     for name in ("../secrets", "0" * 64, service.gallery.ids[0]):
         with pytest.raises(UseError, match="no photo of the gallery"):
             service.photo(name)
@@ -131,4 +133,30 @@ def test_what_cannot_be_served_is_one_line(
     assert "no images" in complaint("serve", run, "--gallery", empty, "--port", "0")
     root = ["--gallery", world.store, "--root", tmp_path, "--port", "0"]
     assert "takes no root" in complaint("serve", run, *root)
-    assert "cannot be listened to" in complaint("serve", run, "--host", "203.0.113.7")
+    assert "choose another --host or --port" in complaint("serve", run, "--host", "203.0.113.7")
+    assert "cannot be listened to" in complaint("serve", run, "--host", "no..name")
+    pictures = ["--gallery", tmp_path, "--root", tmp_path, "--port", "0"]
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    assert "--root" in (line := complaint("serve", run, *pictures)) and "leave it out" in line
+    bare = tmp_path / "bare"
+    shutil.copytree(runs("recognition"), bare)
+    (bare / "fitted.json").unlink()
+    assert "sketchfusion evaluate" in complaint("serve", run, bare, "--port", "0")
+
+
+def test_what_each_run_does_is_said(service: Service, runs: Callable[[str], Path]) -> None:
+    said = service.roles()
+    assert [line.partition(":")[0] for line in said] == ["photos", "points", "classes", "masks"]
+    assert not any("expect less" in line for line in said)
+    alone = open_service([runs("recognition"), runs("fine_grained")], None, None).roles()
+    assert "expect less" in alone[1] and alone[0] == f"photos: {runs('fine_grained')}"
+
+
+def test_a_photo_that_went_is_named(runs: Callable[[str], Path], tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (64, 64), (80 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    served = open_service([runs("retrieval")], tmp_path, None)
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(UseError, match=r"1\.png: has changed or is gone from .*open the gallery"):
+        served.photo(served.gallery.sha256("1.png"))
+    served.photo(served.gallery.sha256("2.png"))

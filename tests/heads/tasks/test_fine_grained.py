@@ -58,10 +58,6 @@ def test_every_sketch_of_a_known_photo_comes_once_with_it(
         with pytest.raises(TaskError, match="no training sketch has a photo to find"):
             task.batches(generator(seed))
         return
-    if size == 1 or len(set(own.values())) == 1:
-        with pytest.raises(TaskError, match=r"no wrong photo|the same photo"):
-            task.batches(generator(seed))
-        return
     epoch = task.batches(generator(seed))
     assert max(map(len, epoch)) <= size
     pairs = [one for batch in epoch for one in batch]

@@ -68,10 +68,6 @@ def test_every_sketch_with_photos_of_its_category_comes_once(
         with pytest.raises(TaskError, match="no training sketch has a photo to find"):
             task.batches(generator(seed))
         return
-    if size == 1 or len({sketch.split("/")[1] for sketch in usable}) == 1:
-        with pytest.raises(TaskError, match=r"no wrong photo|the same category"):
-            task.batches(generator(seed))
-        return
     epoch = task.batches(generator(seed))
     assert all(len(batch) == size for batch in epoch[:-1]) and 1 <= len(epoch[-1]) <= size
     pairs = [one for batch in epoch for one in batch]
@@ -88,10 +84,9 @@ def test_the_generator_decides_everything() -> None:
 
 
 def test_a_sketch_meets_all_photos_of_its_category_in_time() -> None:
-    task = task_of(world({"a": 1, "b": 1}, {"a": 3, "b": 2}))
+    task = task_of(world({"a": 1}, {"a": 3, "b": 2}))
     chance = generator()
-    pairs = [pair for _ in range(40) for batch in task.batches(chance) for pair in batch]
-    met = {pair.photo for pair in pairs if pair.category == "a"}
+    met = {task.batches(chance)[0][0].photo for _ in range(40)}
     assert met == {"p/a/0", "p/a/1", "p/a/2"}
 
 

@@ -86,7 +86,7 @@ def test_caches_of_the_configuration_are_read(world: World, nowhere: Path) -> No
 
 
 def test_a_collection_over_two_stores_is_read_as_one(world: World, nowhere: Path) -> None:
-    """The same run from parts, whichever is named first; an image in both is read once."""
+    """The same run from halves, whichever is named first; an image in both is read once."""
     pictures = nowhere / "pictures"
     for category in "abcd":
         for domain in ("photo", "sketch"):
@@ -97,7 +97,7 @@ def test_a_collection_over_two_stores_is_read_as_one(world: World, nowhere: Path
     single = sets("extraction.batch_size=1")
     ok("precompute", config, "--out", "whole", *single)
     # Ids are relative to the root, so halves are made of folders with the same names.
-    for half, others in (("first", "d"), ("second", "ab")):
+    for half, others in (("first", "cd"), ("second", "ab")):
         part = nowhere / half / "pictures"
         shutil.copytree(pictures, part)
         for domain in ("photo", "sketch"):
