@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/sketchfusion demo --out demo
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow and not guide"
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
@@ -21,9 +21,11 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
-# Without a network. The variable silences an advertisement that is no warning about these pages.
+# Builds the site, without a network, and does what its pages tell a reader to type. The variable
+# silences an advertisement that is no warning about these pages.
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m guide tests/docs
 
 # Executes the tutorial's notebook again; needs the extra `docs`.
 notebook: $(VENV)/installed

@@ -14,6 +14,8 @@ import pytest
 from pipeline.datasets.shapes_folder import write_pictures
 from tests.docs.pages import ROOT, Step, follow, page, run_command, section, steps
 
+pytestmark = pytest.mark.guide
+
 MINE = """
 name: mine
 backbone: nano

@@ -19,6 +19,7 @@ FEWER = {"n_instances=8": "n_instances=3", "train.epochs=10": "train.epochs=1"}
 """What is changed in the cells, so that they take less time."""
 
 
+@pytest.mark.guide
 def test_its_cells_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     source = "\n".join("".join(cell["source"]) for cell in CODE)

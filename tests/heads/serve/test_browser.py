@@ -213,7 +213,7 @@ def test_a_late_answer_does_not_replace_a_newer_one(page: Page) -> None:
     shown(page)
     page.locator("#hits button").first.click()
     waiting: list[Route] = []
-    page.route("**/api/match*", waiting.append)
+    page.route("**/api/match*", lambda route: waiting.append(route))
     own = page.locator("#own-points")
     assert eventually(page, "document.querySelector('#own').naturalWidth === 512")
     for x in (60, 90):
