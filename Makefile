@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/sketchfusion demo --out demo
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow and not guide"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not guide"
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow

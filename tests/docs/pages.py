@@ -6,14 +6,16 @@ import importlib
 import re
 import shlex
 import sys
-import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
 
 from tests.heads.worlds import ok, sets
-from tests.serving import serving
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -90,8 +92,7 @@ def run_command(line: str) -> None:
     words = shlex.split(line)
     words += _smaller(words)
     if words[:2] == ["sketchfusion", "serve"]:
-        with serving(*(word for word in words[2:] if word != "--open")) as address:
-            assert b"<canvas" in urllib.request.urlopen(address).read()
+        _serve([word for word in words[1:] if word != "--open"])
         return
     if words[0] == "sketchfusion":
         ok(*words[1:])
@@ -102,6 +103,20 @@ def run_command(line: str) -> None:
         importlib.import_module(words[2]).main()
     finally:
         sys.argv = before
+
+
+def _serve(words: list[str]) -> None:
+    """A server that is asked for its page and a photo, and stops: no process, no waiting."""
+
+    def answer(server: uvicorn.Server, sockets: object) -> None:
+        app: Any = server.config.app
+        with TestClient(app, base_url="http://127.0.0.1") as client:
+            assert "<canvas" in client.get("/").text
+            assert client.get("/api/about").json()["photos"] > 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uvicorn.Server, "run", answer)
+        ok(*words, "--port", "0")
 
 
 def _smaller(words: list[str]) -> list[str]:

@@ -95,7 +95,7 @@ def test_another_task_is_refused_before_anything_is_loaded(
     def loaded(*args: object) -> None:
         raise AssertionError("the backbone was loaded")
 
-    monkeypatch.setattr("heads.use.trained.load_networks", loaded)
+    monkeypatch.setattr("heads.use.opening.load_networks", loaded)
     pictures = [picture] if command == "classify" else [picture, picture]
     line = complaint(command, trained, *pictures)
     needed = "recognition" if command == "classify" else "segmentation"

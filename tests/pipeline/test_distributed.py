@@ -113,7 +113,13 @@ def blocked(world: Path, tmp_path: Path) -> tuple[Config, Path, bytes]:
     return config.model_copy(update={"dataset": dataset}), last, last.read_bytes()
 
 
-@pytest.mark.parametrize("stopped", [False, True], ids=["its heart beats", "it is stopped"])
+@pytest.mark.parametrize(
+    "stopped",
+    [
+        pytest.param(False, id="its heart beats"),
+        pytest.param(True, id="it is stopped", marks=pytest.mark.slow),
+    ],
+)
 def test_a_worker_that_hangs_loses_only_its_shard(
     blocked: tuple[Config, Path, bytes], tmp_path: Path, cluster: LocalCluster, stopped: bool
 ) -> None:
@@ -165,7 +171,7 @@ def test_a_shard_that_blocks_every_worker_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, picture, _ = blocked
-    monkeypatch.setattr("pipeline.distributed.TRIES", 1)
+    monkeypatch.setattr("pipeline.watch.TRIES", 1)
 
     def log(line: str) -> None:
         if line.startswith("store"):

@@ -72,7 +72,7 @@ def test_killed_at_random_then_the_same_command(world: World, local: Path) -> No
     url = new_place("s3")
     chance = random.Random(0)
     kills = 0
-    for _ in range(4):
+    for _ in range(2):
         process = start(world, url)
         before = n_commits(url)
         while process.poll() is None and n_commits(url) == before:
@@ -81,7 +81,7 @@ def test_killed_at_random_then_the_same_command(world: World, local: Path) -> No
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         assert verify_store(url).problems == ()
-    assert kills >= 2 and n_commits(url) > 0
+    assert kills >= 1 and n_commits(url) > 0
     result = ok("precompute", world.config, "--out", url, *SMALL)
     assert url in result.stdout
     assert_equal(url, local)

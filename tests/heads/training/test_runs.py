@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from cache import FeatureStore
 from configs import load_config
 from heads.training import trainer
+from heads.training.checkpoint import load_facts
 from heads.training.run import Run, open_run
 from heads.training.train import train
 from tests import tiny
@@ -284,7 +285,8 @@ def test_a_damaged_checkpoint_is_one_line(world: World, copied: Path, damage: st
     elif damage == "other":
         save_file(load_file(last), last)  # without its facts
     else:
-        save_file({"weight": torch.zeros(3)}, last, metadata={"sketchfusion": '{"steps": 3}'})
+        facts = json.dumps(dict(load_facts(last)))
+        save_file({"weight": torch.zeros(3)}, last, metadata={"sketchfusion": facts})
     line = complaint(*world.command(copied, *RETRIEVAL, extra=["--resume"]))
     if damage == "foreign":
         assert "weights are of another head" in line
