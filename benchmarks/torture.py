@@ -42,6 +42,8 @@ from cache import NotAStore, StoreError, verify_store
 from cache.layout import DOCUMENT, IMAGES
 from configs import Config, load_config
 from pipeline.job import Job, load_job
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # Tests are not installed; their networks serve.
 from tests import tiny
 
 SHARES = {"precompute": 0.6, "growth": 0.2, "repair": 0.15, "training": 0.05}
