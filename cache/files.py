@@ -22,7 +22,7 @@ import numpy as np
 from cache.errors import StoreError
 from cache.layout import LOCK
 from cache.objects import Changed
-from cache.places import refuse_link
+from cache.places import names_in, refuse_link
 from cache.remote import RemotePath, StorePath
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -148,13 +148,18 @@ def open_to_others(file: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the renames inside ``folder`` durable."""
+    """Make the renames inside ``folder`` of a store durable. Raises StoreError."""
     with _explained(folder):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        fsync_folder(folder)
+
+
+def fsync_folder(folder: Path) -> None:
+    """The same for any folder. Raises OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def remove_durably(file: Path) -> None:
@@ -196,14 +201,9 @@ def is_temporary(name: str) -> bool:
 
 def temporaries_in(folder: Path, target_name: str = "") -> list[Path]:
     """The temporaries in a folder, if it exists: of one target or (by default) of all."""
-    if not folder.is_dir():
-        return []
     prefix = f".{target_name}." if target_name else "."
-    return [
-        folder / name
-        for name in os.listdir(folder)
-        if name.startswith(prefix) and is_temporary(name)
-    ]
+    names = filter(is_temporary, names_in(folder))
+    return [folder / name for name in names if name.startswith(prefix)]
 
 
 def remove_stale_temporaries(folder: Path, target_name: str = "") -> None:

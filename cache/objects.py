@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from cache.errors import StoreError
 
-MAX_PUT_BYTES = 2**32
+MAX_PUT_BYTES = 5 * 2**30
 """Of one request, and only a put of one request can be conditional everywhere."""
 
 

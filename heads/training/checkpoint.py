@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cache.files import open_to_others, sync_folder
+from cache.files import fsync_folder, open_to_others
 
 _FACTS = "sketchfusion"
 
@@ -56,7 +56,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     with beside.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(beside, path)
-    sync_folder(path.parent)
+    fsync_folder(path.parent)
     write_facts(path, checkpoint)
 
 
@@ -102,7 +102,7 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
-    sync_folder(path.parent)
+    fsync_folder(path.parent)
 
 
 def optimizer_tensors(
