@@ -1,7 +1,7 @@
 """Records of a remote store: parts of objects, many on their way at a time.
 
 The index of a shard is fetched once and kept. Records that lie near each other come in one
-request, and each is compared with the checksum in its commit: that costs nothing beside a network.
+request.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cache.checksums import crc32c_of
 from cache.commits import Commit
 from cache.errors import VERIFY_HINT, CorruptShard
 from cache.layout import ShardGrid, ZarrArray
@@ -36,19 +35,14 @@ class RangedRecords:
         """Offsets of a shard's records, by array and shard."""
 
     def records(self, wanted: Sequence[Wanted]) -> list[np.ndarray]:
-        """Read-only arrays, compared with their commits. Raises CorruptShard and StoreError."""
+        """Read-only arrays. Raises CorruptShard and StoreError."""
         self._fetch_indexes(wanted)
         spans = [self._span(*record) for record in wanted]
         found = self._fetch(spans)
         records = []
-        for (array, commit, slot), span, data in zip(wanted, spans, found, strict=True):
+        for (array, _, _), span, data in zip(wanted, spans, found, strict=True):
             if len(data) != array.record_bytes:
                 raise CorruptShard(f"{span[0]}: committed records are missing; {VERIFY_HINT}")
-            if crc32c_of(data) != commit.arrays[array.name].crc32c[slot]:
-                raise CorruptShard(
-                    f"{span[0]}: the record of {commit.images[slot].id} does not fit its "
-                    f"checksum; {VERIFY_HINT}"
-                )
             records.append(np.frombuffer(data, array.numpy_dtype).reshape(array.shape))
         return records
 

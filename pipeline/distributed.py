@@ -116,9 +116,10 @@ class _Run:
         self._starts: queue.Queue[tuple[int, str]] = queue.Queue()
         self._next_look = time.monotonic() + TICK
         self._alone = False
-        self.waiting: dict[Key, tuple[int, Future]] = {}
-        """By key: tasks without a result. A result that was taken is let go, or dask would
-        compute it again when the worker that holds it dies."""
+        self._number_of: dict[Key, int] = {}
+        self.waiting: dict[int, Future] = {}
+        """Tasks without a result. A result that was taken is let go, or dask would compute it
+        again when the worker that holds it dies."""
 
     def submit(self, config_json: str, store: str) -> None:
         """Give all tasks to the scheduler, which hands them out in this order."""
@@ -136,7 +137,8 @@ class _Run:
             retries=RETRIES,
         )
         for number, future in enumerate(futures):
-            self.waiting[future.key] = (number, future)
+            self._number_of[future.key] = number
+            self.waiting[number] = future
             future.add_done_callback(self._done.put)
 
     def next_result(self) -> _Result:
@@ -154,7 +156,8 @@ class _Run:
                 future.add_done_callback(self._done.put)
                 continue
             result = self._result(future)
-            number, _ = self.waiting.pop(future.key)
+            number = self._number_of[future.key]
+            del self.waiting[number]
             self._watch.finished(number, result.computed)
             return result
 
@@ -176,10 +179,10 @@ class _Run:
 
     def _note_starts(self) -> None:
         """A start is told later than it was, and may be of a task that has ended since."""
-        numbers = {number for number, future in self.waiting.values() if not future.done()}
         while not self._starts.empty():
             number, worker = self._starts.get()
-            if number in numbers:
+            future = self.waiting.get(number)
+            if future is not None and not future.done():
                 self._watch.started(number, worker)
 
     def _look_around(self) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from pipeline.bar import Bar
+
 
 class Terminated(BaseException):
     """SIGTERM arrived: unwind like Ctrl-C, so that an unfinished shard is rolled back."""
@@ -77,24 +79,17 @@ _spoken = {"quiet": False, "verbose": False}
 
 def _speak(**how: bool) -> None:
     _spoken.update(how)
-    if "pipeline.bar" in sys.modules or _spoken["quiet"]:
-        from pipeline.bar import Bar
-
-        Bar.quiet = _spoken["quiet"]
+    Bar.quiet = _spoken["quiet"]
     if _spoken["quiet"]:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     if _spoken["verbose"]:
         logging.basicConfig(level=logging.INFO)
 
 
-def _on_quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+def _on_flag(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
-        _speak(quiet=True)
-
-
-def _on_verbose(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value:
-        _speak(verbose=True)
+        assert param.name is not None
+        _speak(**{param.name: True})
 
 
 def _add_options(command: click.Command) -> None:
@@ -103,12 +98,12 @@ def _add_options(command: click.Command) -> None:
         for below in command.commands.values():
             _add_options(below)
         return
-    for letter, name, callback, help_ in (
-        ("-q", "--quiet", _on_quiet, "No notes and no progress: results and errors alone."),
-        ("-v", "--verbose", _on_verbose, "Also what libraries log, and where an error was met."),
+    for *names, help_ in (
+        ("-q", "--quiet", "No notes and no progress: results and errors alone."),
+        ("-v", "--verbose", "Also what libraries log, and where an error was met."),
     ):
         option = click.Option(
-            [letter, name], is_flag=True, expose_value=False, callback=callback, help=help_
+            names, is_flag=True, expose_value=False, callback=_on_flag, help=help_
         )
         command.params.append(option)
 

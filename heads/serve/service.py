@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import FeatureStore, NotAStore, StoreError, StorePath
+from cache import StoreError, StorePath
 from heads.explain.choosing import evenly
 from heads.use import (
     Gallery,
@@ -27,11 +27,15 @@ from heads.use import (
 )
 from heads.use.match import FoundPoints
 from heads.use.retrieve import FoundPhoto, open_own_gallery
+from heads.use.trained import Log
 
-Log = Callable[[str], None]
-
-SEARCHES = ("retrieval", "fine_grained")
-"""Tasks whose heads are made for searching."""
+MADE_FOR = {
+    "photos": ("retrieval", "fine_grained"),
+    "points": ("correspondence",),
+    "classes": ("recognition",),
+    "masks": ("segmentation",),
+}
+"""What can be asked for, and the tasks whose heads are made for it."""
 N_CHECKED = 5
 """Photos of which one must be there when the gallery is opened."""
 PIXELS_KEPT = 100_000_000
@@ -62,12 +66,10 @@ class Service:
         self, runs: Sequence[Trained], gallery: Gallery, pictures: GalleryPictures
     ) -> None:
         self.searcher = searcher(runs)
-        self.matcher = _made_for(runs, ("correspondence",)) or next(
-            (run for run in runs if run.has_cells), None
-        )
+        self.matcher = _made_for(runs, "points") or next((r for r in runs if r.has_cells), None)
         """Finds points; None where no run's features have cells."""
-        self.classifier = _made_for(runs, ("recognition",))
-        self.segmenter = _made_for(runs, ("segmentation",))
+        self.classifier = _made_for(runs, "classes")
+        self.segmenter = _made_for(runs, "masks")
         for run in (self.classifier, self.segmenter):
             if run is not None:
                 _ = run.fitted  # Raises RunError now, and not when somebody has drawn.
@@ -80,21 +82,14 @@ class Service:
 
     def roles(self) -> list[str]:
         """Which run does what, a line each, and which does nothing."""
-        parts = {
-            "photos": (self.searcher, SEARCHES),
-            "points": (self.matcher, ("correspondence",)),
-            "classes": (self.classifier, ("recognition",)),
-            "masks": (self.segmenter, ("segmentation",)),
-        }
+        used = [self.searcher, self.matcher, self.classifier, self.segmenter]
         lines = []
-        for what, (run, made_for) in parts.items():
+        for (what, made_for), run in zip(MADE_FOR.items(), used, strict=True):
             if run is not None:
                 fits = run.task in made_for
                 lesser = "" if fits else f", trained for {run.task}: expect less of it here"
                 lines.append(f"{what}: {run.run.folder}{lesser}")
-        used = [run for run, _ in parts.values()]
-        lines += [f"unused: {run.run.folder}" for run in self._runs if run not in used]
-        return lines
+        return lines + [f"unused: {run.run.folder}" for run in self._runs if run not in used]
 
     def look(self, drawing: bytes, k: int) -> Look:
         """The k photos most like an image file, and what it shows. Raises UseError."""
@@ -171,7 +166,7 @@ def open_service(
     gallery = open_own_gallery(searcher(runs), place, log, listener)
     pictures = gallery.pictures(root)
     _check_some(pictures, gallery.ids)
-    _read_from(runs, gallery.place, log)
+    _read_from_store(runs, gallery, log)
     service = Service(runs, gallery, pictures)
     for line in service.roles():
         log(line)
@@ -191,17 +186,18 @@ def _check_some(pictures: GalleryPictures, ids: Sequence[str]) -> None:
         raise missing
 
 
-def _read_from(runs: Sequence[Trained], place: StorePath, log: Log) -> None:
+def _read_from_store(runs: Sequence[Trained], gallery: Gallery, log: Log) -> None:
     """Have runs take the features of the gallery's photos from its store, if it is one."""
-    try:
-        store = FeatureStore.open(place)
-    except NotAStore:
+    if gallery.store is None:
         return
     for run in runs:
         try:
-            run.read_from(store)
+            run.read_from(gallery.store)
         except (StoreError, UseError):
-            log(f"{run.run.folder}: photos are extracted on the fly, {place} is not its store")
+            log(
+                f"{run.run.folder}: photos are extracted on the fly, "
+                f"{gallery.place} is not its store"
+            )
 
 
 def _pixels(picture: LoadedPicture) -> int:
@@ -211,8 +207,8 @@ def _pixels(picture: LoadedPicture) -> int:
 
 def searcher(runs: Sequence[Trained]) -> Trained:
     """The run whose head searches."""
-    return _made_for(runs, SEARCHES) or runs[0]
+    return _made_for(runs, "photos") or runs[0]
 
 
-def _made_for(runs: Sequence[Trained], tasks: Sequence[str]) -> Trained | None:
-    return next((run for run in runs if run.task in tasks), None)
+def _made_for(runs: Sequence[Trained], what: str) -> Trained | None:
+    return next((run for run in runs if run.task in MADE_FOR[what]), None)

@@ -33,6 +33,8 @@ class Photos(Protocol):
     """The photos of a gallery."""
 
     images: list[ImageRecord]
+    store: FeatureStore | None
+    """Which holds their features, if one does."""
     skipped: dict[str, str]
     """What `describe` could not read, by id, with the reason."""
 
@@ -63,14 +65,17 @@ class StoredPhotos:
     """
 
     def __init__(self, trained: Trained, place: StorePath) -> None:
-        self._store = FeatureStore.open(place)
-        self._source = trained.stored(self._store)
+        store = FeatureStore.open(place)
+        self.store: FeatureStore | None = store
+        self._where = store.path
+        self._kind = str(store.provenance.get("dataset", "folder"))
+        self._source = trained.stored(store)
         readable = set(self._source.ids)
-        self.images = [i for i in self._store.images if i.id in readable and is_photo(i.id)]
+        self.images = [i for i in store.images if i.id in readable and is_photo(i.id)]
         self.skipped: dict[str, str] = {}
 
     def announce(self, n: int) -> str:
-        return f"describing {n:,} photos of {self._store.path}"
+        return f"describing {n:,} photos of {self._where}"
 
     def describe(self, trained: Trained, images: Sequence[ImageRecord]) -> Generator[Described]:
         for batch in in_batches(images, BATCH):
@@ -82,8 +87,7 @@ class StoredPhotos:
         if root is None:
             dataset, where = open_configured(trained.config), "the run's dataset"
         else:
-            kind = str(self._store.provenance.get("dataset", "folder"))
-            dataset, where = open_dataset(kind, root), str(root)
+            dataset, where = open_dataset(self._kind, root), str(root)
         return GalleryPictures(dataset, self.images, f"{where} does not have this photo; {advice}")
 
 
@@ -92,6 +96,7 @@ class PhotoFolder:
 
     def __init__(self, place: Path) -> None:
         self._place = place
+        self.store: FeatureStore | None = None
         self._dataset = open_dataset("folder", place)
         self.images = [i for i in scan(self._dataset).images if is_photo(i.id)]
         self.skipped: dict[str, str] = {}

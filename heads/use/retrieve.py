@@ -48,6 +48,8 @@ class Gallery:
         place: StorePath,
     ) -> None:
         self.place = place
+        self.store = photos.store
+        """Which holds the photos' features, if one does."""
         self.ids = tuple(image.id for image in images)
         self.descriptors = descriptors
         self.skipped = dict(photos.skipped)

@@ -1,12 +1,11 @@
 // The page: tools, what is asked while one draws, and how answers are shown.
 
+import { at, span, svg } from "./dom.js";
 import { Drawing } from "./drawing.js";
 import { Pair } from "./pair.js";
 import * as server from "./server.js";
 
 const THUMBNAIL = 320;
-const SVG = "http://www.w3.org/2000/svg";
-const at = (id) => document.getElementById(id);
 
 const canvas = at("canvas");
 const drawing = new Drawing(canvas);
@@ -129,13 +128,8 @@ function showClasses(classes) {
   at("classes").replaceChildren(
     ...(classes || []).map(({ name, probability }) => {
       const item = document.createElement("li");
-      const bar = document.createElementNS(SVG, "svg");
-      bar.setAttribute("class", "share");
-      bar.setAttribute("preserveAspectRatio", "none");
-      bar.setAttribute("viewBox", "0 0 1 1");
-      const share = bar.appendChild(document.createElementNS(SVG, "rect"));
-      share.setAttribute("width", probability);
-      share.setAttribute("height", 1);
+      const bar = svg("svg", { class: "share", preserveAspectRatio: "none", viewBox: "0 0 1 1" });
+      bar.append(svg("rect", { width: probability, height: 1 }));
       item.append(bar, span("name", name), span("figure", `${(100 * probability).toFixed(1)} %`));
       return item;
     }),
@@ -145,13 +139,6 @@ function showClasses(classes) {
 // "photo/mushroom/000228.png" becomes "mushroom/000228"; the whole is in the title.
 function short(id) {
   return id.replace(/\.[^./]+$/, "").split("/").slice(-2).join("/");
-}
-
-function span(className, text) {
-  const made = document.createElement("span");
-  made.className = className;
-  made.textContent = text;
-  return made;
 }
 
 function complain(error) {

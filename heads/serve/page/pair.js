@@ -1,13 +1,11 @@
 // A drawing and one photo beside each other, with points of one found in the other.
 
+import { at, svg } from "./dom.js";
 import * as server from "./server.js";
 
 const COLOURS = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
 const MAX_POINTS = 16;
 const GRID = 3;
-const SVG = "http://www.w3.org/2000/svg";
-
-const at = (id) => document.getElementById(id);
 
 export class Pair {
   constructor(onError) {
@@ -103,18 +101,18 @@ export class Pair {
 }
 
 // Numbered points over a picture of `size` pixels.
-function dots(svg, points, size) {
-  if (size) svg.setAttribute("viewBox", `0 0 ${size.width} ${size.height}`);
+function dots(over, points, size) {
+  if (size) over.setAttribute("viewBox", `0 0 ${size.width} ${size.height}`);
   const radius = size ? Math.max(size.width, size.height) / 42 : 1;
-  svg.replaceChildren(
+  over.replaceChildren(
     ...points.map(([x, y], n) => {
-      const group = element("g");
+      const group = svg("g");
       group.append(
-        element("circle", {
+        svg("circle", {
           cx: x, cy: y, r: radius, fill: COLOURS[n % COLOURS.length],
           stroke: "#fff", "stroke-width": radius / 4,
         }),
-        element("text", {
+        svg("text", {
           x, y: y + radius * 0.42, fill: "#fff", "font-size": radius * 1.2,
           "font-weight": 700, "text-anchor": "middle", "font-family": "sans-serif",
         }, `${n + 1}`),
@@ -125,14 +123,7 @@ function dots(svg, points, size) {
 }
 
 function swatch(n) {
-  const svg = element("svg", { viewBox: "0 0 10 10", class: "dot" });
-  svg.append(element("circle", { cx: 5, cy: 5, r: 5, fill: COLOURS[n % COLOURS.length] }));
-  return svg;
-}
-
-function element(name, attributes = {}, text = "") {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.textContent = text;
-  return made;
+  const dot = svg("svg", { viewBox: "0 0 10 10", class: "dot" });
+  dot.append(svg("circle", { cx: 5, cy: 5, r: 5, fill: COLOURS[n % COLOURS.length] }));
+  return dot;
 }
