@@ -39,7 +39,7 @@ from heads.search import search
 from pipeline.collection import scan
 from pipeline.compute import compute_tasks
 from pipeline.datasets.base import Dataset
-from pipeline.extract import BaseExtractor
+from pipeline.extract import BaseExtractor, Computed, Computing
 from pipeline.job import Job, open_configured
 from pipeline.plan import make_plan
 
@@ -106,16 +106,16 @@ class StandIn(BaseExtractor):
     def __init__(self, batch_size: int = 16) -> None:
         super().__init__(torch.device("cpu"), batch_size)
 
-    def __call__(
+    def start(
         self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
-    ) -> dict[str, np.ndarray]:
+    ) -> Computing:
         seeds = np.array([int(sha[:4], 16) for sha in sha256s], np.float32) / 65536
         found = {}
         for name in arrays:
             n_values = int(np.prod(SHAPES[name]))
             ramp = np.linspace(-1, 1, n_values, dtype=np.float32)
             found[name] = (seeds[:, None] + ramp).reshape(len(squares), *SHAPES[name])
-        return found
+        return Computed(found)
 
 
 def specs() -> list[ArraySpec]:

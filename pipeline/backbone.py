@@ -15,6 +15,7 @@ from pipeline.clip import ClipVision, clip_features, load_clip
 from pipeline.injection import adder
 from pipeline.noise import add_noise
 from pipeline.stable_diffusion import load_stable_diffusion, random_stable_diffusion
+from pipeline.transfer import to_device
 from pipeline.unet import extract, site_channels
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -56,7 +57,7 @@ class Backbone:
 
         `squares` are uint8 [B, 3, R, R]; the VAE sees them in [-1, 1].
         """
-        pixels = squares.to(self.device).float() / 127.5 - 1.0
+        pixels = to_device(squares, self.device).float() / 127.5 - 1.0
         mean = self.vae.encode(pixels.to(self.dtype)).latent_dist.mean
         # One memory layout, so that latents read back from a store give the same bits.
         return (mean.float() * self.vae.config.scaling_factor).contiguous()
@@ -64,9 +65,11 @@ class Backbone:
     @torch.inference_mode()
     def encode_clip(self, squares: Tensor) -> tuple[Tensor, Tensor]:
         """CLIP's token map [B, D, h, w] before `ln_post`, and image embedding [B, E]."""
-        mean = torch.tensor(self.clip.mean, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.clip.std, device=self.device).view(1, 3, 1, 1)
-        pixels = (squares.to(self.device).float() / 255.0 - mean) / std
+        mean, std = (
+            to_device(torch.tensor(values), self.device).view(1, 3, 1, 1)
+            for values in (self.clip.mean, self.clip.std)
+        )
+        pixels = (to_device(squares, self.device).float() / 255.0 - mean) / std
         tokens, pooled = clip_features(self.clip.visual, pixels.to(self.dtype))
         return tokens.float().contiguous(), pooled.float()
 
@@ -84,7 +87,7 @@ class Backbone:
 
         `projected` are CLIP maps by site; `rows` [B] says which of them belongs to each latent.
         """
-        z_t = add_noise(z0, noise.to(self.device), self.alphas_cumprod[timestep])
+        z_t = add_noise(z0, to_device(noise, self.device), self.alphas_cumprod[timestep])
         inject = adder(projected, rows) if projected else None
         features = extract(
             self.unet, z_t.to(self.dtype), timestep, self.null_prompt, layers, inject

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from cache import ShardTask, TaskWriter
+from cache import ImageRecord, ShardTask, TaskWriter
+from pipeline.extract import BaseExtractor, Computed, Computing
 from pipeline.job import Job
 from pipeline.latents import LatentBatch, load_latents, store_of_latents
 from pipeline.loader import RowBatch, SquareBatch, load_squares
@@ -75,38 +75,75 @@ def compute_tasks(
     progress = Progress(sum(len(task.rows) for task in tasks), len(tasks))
     if not tasks:
         return progress
-    images = writer.images
-    extractor = job.extractor
     # Closed even where an error's traceback keeps this frame alive: decoding processes would be.
     inputs = closing(_inputs(job, writer, tasks, workers, in_threads))
     with inputs as batches, ShardSink(writer, tasks) as sink:
         last = time.perf_counter()
-        for batch in batches:
-            read = time.perf_counter()
-            features: dict[str, np.ndarray] = {}
-            if batch.rows:
-                sha256s = [images[row].sha256 for row in batch.rows]
-                arrays = tasks[batch.key].arrays
-                if isinstance(batch, LatentBatch):
-                    features = extractor.from_latents(batch.latents, sha256s, arrays)
-                else:
-                    features = extractor(batch.squares, sha256s, arrays)
+        for features in _computed(job, writer, tasks, batches, progress):
             computed = time.perf_counter()
-            timings = {"read": batch.seconds, "compute": computed - read}
-            sink.put(FeatureBatch(batch.key, batch.rows, features, batch.unreadable, timings))
-            written = time.perf_counter()
-            progress.read += read - last
-            progress.compute += computed - read
-            progress.write += written - computed
-            progress.done += len(batch.rows) + len(batch.unreadable)
-            progress.unreadable += len(batch.unreadable)
+            sink.put(features)
+            last = time.perf_counter()
+            progress.write += last - computed
+            progress.done += len(features.rows) + len(features.unreadable)
+            progress.unreadable += len(features.unreadable)
             progress.shards = sink.committed
             if listener is not None:
                 listener(progress)
-            last = time.perf_counter()
     progress.write += time.perf_counter() - last
     progress.shards = sink.committed
     return progress
+
+
+def _computed(
+    job: Job,
+    writer: TaskWriter,
+    tasks: Sequence[ShardTask],
+    batches: Iterator[SquareBatch | LatentBatch],
+    progress: Progress,
+) -> Iterator[FeatureBatch]:
+    """Features of the batches, in order.
+
+    A device that works beside this process has the next batch before the features of one are
+    taken from it: it computes while they are copied and handed on.
+    """
+    under_way: deque[tuple[SquareBatch | LatentBatch, Computing, float]] = deque()
+
+    def take() -> FeatureBatch:
+        batch, computing, seconds = under_way.popleft()
+        start = time.perf_counter()
+        arrays = computing.arrays()
+        waited = time.perf_counter() - start
+        progress.compute += waited
+        timings = {"read": batch.seconds, "compute": seconds + waited}
+        return FeatureBatch(batch.key, batch.rows, arrays, batch.unreadable, timings)
+
+    before = time.perf_counter()
+    for batch in batches:
+        read = time.perf_counter()
+        computing = _start(job.extractor, batch, writer.images, tasks[batch.key].arrays)
+        started = time.perf_counter()
+        progress.read += read - before
+        progress.compute += started - read
+        under_way.append((batch, computing, started - read))
+        while len(under_way) > job.extractor.n_ahead:
+            yield take()
+        before = time.perf_counter()
+    while under_way:
+        yield take()
+
+
+def _start(
+    extractor: BaseExtractor,
+    batch: SquareBatch | LatentBatch,
+    images: Sequence[ImageRecord],
+    arrays: Sequence[str],
+) -> Computing:
+    if not batch.rows:
+        return Computed({})
+    sha256s = [images[row].sha256 for row in batch.rows]
+    if isinstance(batch, LatentBatch):
+        return extractor.start_from_latents(batch.latents, sha256s, arrays)
+    return extractor.start(batch.squares, sha256s, arrays)
 
 
 def _inputs(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 from configs import ExtractionConfig
 from pipeline.arrays import (
@@ -19,21 +23,31 @@ from pipeline.arrays import (
     wants_prefix,
 )
 from pipeline.backbone import Backbone
+from pipeline.checkpoints import one_line
 from pipeline.injection import Injection
 from pipeline.noise import draw_noise
 from pipeline.prefix import features_and_prefix
+from pipeline.transfer import Download, Downloader, to_device
 
 
 class ExtractionError(RuntimeError):
     """The accelerator could not compute even one image."""
 
 
-class BaseExtractor:
-    """Computes the arrays of batches of images, in passes that fit into the device's memory.
+class Computing(Protocol):
+    """Features that are being computed."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Float32 arrays [B, ...] by name; waits until they are there."""
+        ...
+
+
+class BaseExtractor(ABC):
+    """Computes the arrays of batches of images.
 
     Args:
         device: where the networks are.
-        batch_size: images in one pass; halved, for good, whenever the device runs out of memory.
+        batch_size: images in one pass.
     """
 
     takes_latents = False
@@ -42,41 +56,64 @@ class BaseExtractor:
     def __init__(self, device: torch.device, batch_size: int) -> None:
         self.device = device
         self.batch_size = batch_size
+        self.n_ahead = 1 if device.type == "cuda" else 0
+        """Batches worth starting before the features of an earlier one are taken."""
+
+    @abstractmethod
+    def start(
+        self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
+    ) -> Computing:
+        """Begin to compute, of uint8 squares [B, 3, R, R] and their files' content hashes.
+
+        Raises ExtractionError if a single image does not fit into memory.
+        """
+
+    def start_from_latents(
+        self, latents: Tensor, sha256s: Sequence[str], arrays: Sequence[str]
+    ) -> Computing:
+        """The same of stored latents [B, 4, h, w], if `takes_latents`."""
+        raise NotImplementedError
 
     def __call__(
         self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Float32 arrays [B, ...] by name, of uint8 squares [B, 3, R, R] and content hashes.
+        """The features of `start`, when they are there."""
+        return self.start(squares, sha256s, arrays).arrays()
 
-        Raises ExtractionError if a single image does not fit into memory.
-        """
-        raise NotImplementedError
 
-    def from_latents(
-        self, latents: Tensor, sha256s: Sequence[str], arrays: Sequence[str]
-    ) -> dict[str, np.ndarray]:
-        """The same of stored latents [B, 4, h, w], if `takes_latents`."""
-        raise NotImplementedError
+class BoundedExtractor(BaseExtractor):
+    """Computes in passes that fit into the device's memory.
+
+    Args:
+        batch_size: images in one pass; halved, for good, whenever the device runs out of memory.
+    """
+
+    def __init__(self, device: torch.device, batch_size: int) -> None:
+        super().__init__(device, batch_size)
+        self._downloader = Downloader(device)
 
     def _in_passes(
-        self, n_images: int, compute: Callable[[slice], dict[str, np.ndarray]]
-    ) -> dict[str, np.ndarray]:
+        self, n_images: int, compute: Callable[[slice], Mapping[str, Tensor]]
+    ) -> Computing:
         """Run slices of at most `batch_size` images, halving it when memory runs out."""
-        results: list[dict[str, np.ndarray]] = []
+        passes: list[Download] = []
         done = 0
         while done < n_images:
             part = slice(done, done + self.batch_size)
             try:
-                results.append(compute(part))
+                passes.append(self._downloader.start(compute(part)))
+            except TorchDynamoException as error:
+                raise ExtractionError(
+                    f"extraction.compile: the networks cannot be compiled here ({one_line(error)});"
+                    " set extraction.compile=false"
+                ) from error
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 self._halve(error)
                 continue
             done = part.stop
-        if len(results) == 1:
-            return results[0]
-        return {name: np.concatenate([part[name] for part in results]) for name in results[0]}
+        return passes[0] if len(passes) == 1 else _Passes(passes)
 
     def _halve(self, error: RuntimeError) -> None:
         if self.batch_size == 1:
@@ -89,7 +126,29 @@ class BaseExtractor:
             torch.cuda.empty_cache()
 
 
-class Extractor(BaseExtractor):
+@dataclass(frozen=True)
+class Computed:
+    """Features that are there."""
+
+    features: dict[str, np.ndarray]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """See `Computing.arrays`."""
+        return self.features
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """The passes of one batch."""
+
+    passes: Sequence[Download]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        found = [one.arrays() for one in self.passes]
+        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+class Extractor(BoundedExtractor):
     """Runs VAE, CLIP and UNet.
 
     Args:
@@ -115,39 +174,37 @@ class Extractor(BaseExtractor):
         if injection is not None:
             injection.to(backbone.device, backbone.dtype)
 
-    def __call__(
+    def start(
         self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
-    ) -> dict[str, np.ndarray]:
-        """Float32 arrays [B, ...] by name, of uint8 squares [B, 3, R, R] and content hashes.
-
-        Raises ExtractionError if a single image does not fit into memory.
-        """
+    ) -> Computing:
+        """See `BaseExtractor.start`."""
         return self._in_passes(
             len(squares), lambda part: self._from_pixels(squares[part], sha256s[part], arrays)
         )
 
-    def from_latents(
+    def start_from_latents(
         self, latents: Tensor, sha256s: Sequence[str], arrays: Sequence[str]
-    ) -> dict[str, np.ndarray]:
+    ) -> Computing:
         """The same for layers and prefixes alone, of stored latents [B, 4, h, w]: no VAE, no CLIP.
 
         For plain SD only: an injection needs CLIP's tokens as they were computed, and the store
         may have rounded them. Raises as above.
         """
 
-        def compute(part: slice) -> dict[str, np.ndarray]:
-            features = self._layers(latents[part].to(self.device), sha256s[part], arrays, {})
-            return {name: features[name].cpu().numpy() for name in arrays}
+        def compute(part: slice) -> dict[str, Tensor]:
+            z0 = to_device(latents[part], self.device)
+            features = self._layers(z0, sha256s[part], arrays, {})
+            return {name: features[name] for name in arrays}
 
         return self._in_passes(len(latents), compute)
 
     def _from_pixels(
         self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[str, Tensor]:
         # Channels first in memory too: on the CPU, group normalisation of a channels-last view
         # is up to fifty times less exact.
-        pixels = torch.from_numpy(np.ascontiguousarray(squares))
         backbone = self.backbone
+        pixels = to_device(torch.from_numpy(np.ascontiguousarray(squares)), self.device)
         found: dict[str, Tensor] = {}
         projected: dict[str, Tensor] = {}
         if self.injection is not None or CLIP_TOKENS in arrays or CLIP_POOLED in arrays:
@@ -158,7 +215,7 @@ class Extractor(BaseExtractor):
                     projected = self.injection.project(tokens.to(backbone.dtype))
         found[LATENT] = z0 = backbone.encode_latents(pixels)
         found |= self._layers(z0, sha256s, arrays, projected)
-        return {name: found[name].cpu().numpy() for name in arrays}
+        return {name: found[name] for name in arrays}
 
     def _layers(
         self,
@@ -205,7 +262,7 @@ class Extractor(BaseExtractor):
             noise = torch.stack(
                 [draw_noise(shape, seed, sha256s[row], timestep, draw) for row, draw in chunk]
             )
-            rows = torch.tensor([row for row, _ in chunk], device=z0.device)
+            rows = to_device(torch.tensor([row for row, _ in chunk]), z0.device)
             if site is None:
                 features = self.backbone.unet_features(
                     z0[rows], noise, timestep, layers, projected, rows

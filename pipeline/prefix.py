@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.digest import digest_tensors
 from pipeline.injection import Injection, adder
 from pipeline.noise import add_noise
+from pipeline.transfer import to_device
 from pipeline.unet import (
     LAYER_SITE,
     Inject,
@@ -157,7 +158,7 @@ def features_and_prefix(
     Both are float32 [B, C, h, w] by name.
     """
     unet, prompt = backbone.unet, backbone.null_prompt
-    z_t = add_noise(z0, noise.to(backbone.device), backbone.alphas_cumprod[timestep])
+    z_t = add_noise(z0, to_device(noise, backbone.device), backbone.alphas_cumprod[timestep])
     inject = adder(projected, rows) if projected else None
     features, state = run_to_site(
         unet, z_t.to(backbone.dtype), timestep, prompt, site, layers, inject

@@ -31,7 +31,7 @@ from cache import (
 from cache.units import printable
 from configs import Config
 from pipeline.compute import Listener, compute_tasks
-from pipeline.extract import BaseExtractor
+from pipeline.extract import BaseExtractor, Computed, Computing
 from pipeline.job import Job, load_job
 from pipeline.loader import auto_workers
 from pipeline.unet import LAYER_SITE
@@ -169,16 +169,16 @@ class _SeveralSites(BaseExtractor):
         super().__init__(first.device, first.batch_size)
         self._jobs = jobs
 
-    def __call__(
+    def start(
         self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
-    ) -> dict[str, np.ndarray]:
+    ) -> Computing:
         found: dict[str, np.ndarray] = {}
         for job in self._jobs:
             its = {spec.name for spec in job.specs}
             mine = [name for name in arrays if name in its and name not in found]
             if mine:
                 found |= job.extractor(squares, sha256s, mine)
-        return found
+        return Computed(found)
 
 
 def _job_for(config: Config, features: Collection[str]) -> Job:

@@ -174,7 +174,10 @@ def _call(block: torch.nn.Module, prompt: Tensor, **inputs: object) -> Any:
 
 
 def _time_embedding(unet: UNet2DConditionModel, hidden: Tensor, timestep: Tensor | int) -> Tensor:
-    steps = torch.as_tensor(timestep, device=hidden.device).reshape(-1).expand(hidden.shape[0])
+    if not isinstance(timestep, Tensor):
+        # Filled on the device: a copy to it would wait for all that it has to do.
+        timestep = torch.full((1,), timestep, device=hidden.device)
+    steps = timestep.to(hidden.device).reshape(-1).expand(hidden.shape[0])
     # Sinusoids are computed in float32 and cast, as diffusers does.
     emb = unet.time_embedding(unet.time_proj(steps).to(hidden.dtype))
     return emb if unet.time_embed_act is None else unet.time_embed_act(emb)

@@ -21,8 +21,9 @@ from pipeline.arrays import make_recipe
 from pipeline.backbone import compute_in
 from pipeline.checkpoints import BackboneError, check_safetensors_file, one_line, read_json
 from pipeline.digest import digest_tensors
-from pipeline.extract import BaseExtractor
+from pipeline.extract import BoundedExtractor, Computing
 from pipeline.stable_diffusion import RANDOM_SEED
+from pipeline.transfer import to_device
 
 DINO_TOKENS = "dino/tokens"
 DINO_POOLED = "dino/pooled"
@@ -58,14 +59,16 @@ class VisionTower:
     @torch.inference_mode()
     def encode(self, squares: Tensor) -> tuple[Tensor, Tensor]:
         """Token map [B, D, h, w] and descriptor [B, D] of uint8 squares [B, 3, R, R]."""
-        mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1)
-        pixels = (squares.to(self.device).float() / 255.0 - mean) / std
+        mean, std = (
+            to_device(torch.tensor(values), self.device).view(1, 3, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        pixels = (to_device(squares, self.device).float() / 255.0 - mean) / std
         tokens, pooled = vision_features(self.model, pixels.to(self.dtype))
         return tokens.float().contiguous(), pooled.float().contiguous()
 
 
-class VisionExtractor(BaseExtractor):
+class VisionExtractor(BoundedExtractor):
     """Computes `dino/tokens` and `dino/pooled` of batches of images, in bounded memory.
 
     Args:
@@ -77,16 +80,16 @@ class VisionExtractor(BaseExtractor):
         super().__init__(tower.device, batch_size)
         self.tower = tower
 
-    def __call__(
+    def start(
         self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
-    ) -> dict[str, np.ndarray]:
+    ) -> Computing:
         """As for every extractor; the content hashes matter only to noise, and there is none."""
 
-        def compute(part: slice) -> dict[str, np.ndarray]:
+        def compute(part: slice) -> dict[str, Tensor]:
             pixels = torch.from_numpy(np.ascontiguousarray(squares[part]))
             tokens, pooled = self.tower.encode(pixels)
             found = {DINO_TOKENS: tokens, DINO_POOLED: pooled}
-            return {name: found[name].cpu().numpy() for name in arrays}
+            return {name: found[name] for name in arrays}
 
         return self._in_passes(len(squares), compute)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.extract import BaseExtractor
+from pipeline.extract import BaseExtractor, Computed, Computing
 
 N_SHARED = 8
 """Pictures whose features are kept for the next head: about 20 MB each at the paper's sizes."""
@@ -32,16 +32,16 @@ class SharedExtractor(BaseExtractor):
         self._known: OrderedDict[str, dict[str, np.ndarray]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __call__(
+    def start(
         self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
-    ) -> dict[str, np.ndarray]:
+    ) -> Computing:
         """See `BaseExtractor`."""
         with self._lock:
             if len(sha256s) != 1:
-                return self._extractor(squares, sha256s, arrays)
+                return self._extractor.start(squares, sha256s, arrays)
             (sha256,) = sha256s
             if sha256 not in self._known:
                 self._known[sha256] = self._extractor(squares, sha256s, self._arrays)
                 if len(self._known) > N_SHARED:
                     self._known.popitem(last=False)
-            return {name: self._known[sha256][name] for name in arrays}
+            return Computed({name: self._known[sha256][name] for name in arrays})
