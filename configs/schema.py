@@ -125,6 +125,10 @@ class ExtractionConfig(Section):
     """Images (times noise draws) in one pass of the UNet."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    compile: bool = False
+    """Run the networks through torch.compile: minutes at the start, less time an image after."""
+    channels_last: bool = False
+    """Keep the maps of the VAE and the UNet with channels last in memory: on some cards faster."""
     workers: Whole | Literal["auto"] = "auto"
     """Processes (in a dask worker: threads) that decode images; 0 does it in the main process."""
     shard_size: Whole = Field(default=64, ge=1, le=4096)

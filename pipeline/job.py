@@ -22,6 +22,7 @@ from pipeline.datasets.union import UnionDataset
 from pipeline.extract import BaseExtractor, Extractor, auto_batch_size
 from pipeline.injection import load_injection
 from pipeline.prefix import site_digests
+from pipeline.tuning import tune
 from pipeline.vision import (
     VisionExtractor,
     check_extraction,
@@ -57,6 +58,8 @@ class Job(Networks):
             "injection": dict(self.injection_sites),
             "device": str(self.extractor.device),
             "batch_size": self.extractor.batch_size,
+            "compile": self.config.extraction.compile,
+            "channels_last": self.config.extraction.channels_last,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
@@ -82,6 +85,7 @@ def load_networks(config: Config) -> Networks:
 def _load_sd(config: Config) -> Networks:
     extraction, resolution = config.extraction, config.backbone.resolution
     backbone = load_backbone(config.backbone, extraction.device, extraction.precision)
+    tune(backbone, extraction)
     backbone.check_timesteps(extraction.timesteps)
     injection = None
     if extraction.injection is not None:
@@ -105,6 +109,7 @@ def _load_vision(config: Config) -> Networks:
     extraction, resolution = config.extraction, config.backbone.resolution
     check_extraction(extraction)  # before anything is downloaded
     tower = load_vision(config.backbone, extraction.device, extraction.precision)
+    tune(tower, extraction)
     return Networks(
         config=config,
         extractor=VisionExtractor(tower, _batch_size(config, tower.device)),

@@ -86,6 +86,7 @@ def _for_use(run: Run) -> Config:
     """The configuration whose networks give what the run's head was trained on."""
     config = run.config()
     update: dict[str, object] = {"prefix": None, "device": config.train.device}
+    update["compile"] = False  # Takes longer than what a person asks for.
     if config.train.injection.sites:
         if not run.injection.is_file():
             raise RunError(
