@@ -124,11 +124,13 @@ class FeatureStore:
         arrays: Sequence[str],
         out: Mapping[str, torch.Tensor] | None = None,
         check: bool = False,
+        pin: bool = False,
     ) -> dict[str, torch.Tensor]:
         """Read features of images: [B, C, H, W] or [B, D] by name, in the order of ``ids``.
 
         The dtype is the stored one, float32 for int8. Tensors in ``out`` (contiguous, on the
-        CPU, at least B long) are filled and their first B rows returned; ``check`` compares
+        CPU, at least B long) are filled and their first B rows returned; others are new, and
+        page-locked with ``pin``, which a CUDA card can copy from by itself. ``check`` compares
         every record with its checksum, which is always done for a remote store. Raises
         UnknownImage, NotCommitted, QuarantinedImage, CorruptShard, or StoreError for an unknown
         feature or an unfit buffer.
@@ -148,7 +150,7 @@ class FeatureStore:
         ]
         records = self._files.records(wanted)
         result = {
-            spec.name: _buffer(spec, len(places), out.get(spec.name) if out else None)
+            spec.name: _buffer(spec, len(places), out.get(spec.name) if out else None, pin)
             for spec in specs
         }
         # Beside a network the checksum costs nothing.
@@ -219,11 +221,11 @@ class FeatureStore:
         return [self._commits[shard] for shard in shards]
 
 
-def _buffer(spec: ArraySpec, n_images: int, given: torch.Tensor | None) -> torch.Tensor:
+def _buffer(spec: ArraySpec, n_images: int, given: torch.Tensor | None, pin: bool) -> torch.Tensor:
     """A tensor [n_images, ...] for a feature: the caller's, or a new one."""
     dtype = torch.float16 if spec.dtype == "float16" else torch.float32
     if given is None:
-        return torch.empty((n_images, *spec.shape), dtype=dtype)
+        return torch.empty((n_images, *spec.shape), dtype=dtype, pin_memory=pin)
     # Asked of numpy where it can be: its attributes are there at once, torch's are looked up.
     fits = given.dtype == dtype and given.is_cpu
     if fits:

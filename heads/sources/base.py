@@ -29,6 +29,10 @@ class FeatureSource(Protocol):
     """What learns in front of the head, the injection or the UNet: the maps are differentiable
     in those of its parameters that require a gradient. None where the maps are constant."""
 
+    def expect(self, ids: Sequence[str]) -> None:
+        """Say what `maps` will be asked for soon: it may begin to read, and raises nothing."""
+        ...
+
     def maps(self, ids: Sequence[str]) -> dict[str, Tensor]:
         """Float32 [B, C, h, w] (descriptors [B, D]) by array name, on the source's device.
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from cache import FeatureStore, Recipe, RecipeMismatch, StoreError
+from cache import FeatureStore, Recipe, RecipeMismatch, RemotePath, StoreError
+from heads.sources.ahead import ReadAhead
+from pipeline.transfer import to_device
 
 
 class CachedFeatures:
@@ -54,21 +56,38 @@ class CachedFeatures:
             name: stores[0].arrays[name].shape for name in self.arrays
         }
         self.ids = tuple(self._home)
+        # A processor that computes has no time to spare for copies out of the page cache.
+        self.reads_ahead = device.type == "cuda" or any(
+            isinstance(store.path, RemotePath) for store in stores
+        )
+        """Whether expected batches are read before they are asked for."""
+        self._ahead = ReadAhead(self._read)
+
+    def expect(self, ids: Sequence[str]) -> None:
+        """See `FeatureSource.expect`."""
+        if self.reads_ahead:
+            self._ahead.expect(ids)
 
     def maps(self, ids: Sequence[str]) -> dict[str, Tensor]:
         """See `FeatureSource.maps`."""
+        read = self._ahead.take(ids)
+        return {name: to_device(value, self.device).float() for name, value in read.items()}
+
+    def _read(self, ids: Sequence[str]) -> dict[str, Tensor]:
+        """As they are stored, on the CPU."""
+        pin = self.device.type == "cuda"
         positions: dict[FeatureStore, list[int]] = {}
         for position, image_id in enumerate(ids):
             positions.setdefault(self._store_of(image_id), []).append(position)
         parts = [
-            store.read([ids[position] for position in where], self.arrays)
+            store.read([ids[position] for position in where], self.arrays, pin=pin)
             for store, where in (positions or {self._stores[0]: []}).items()
         ]
         read = parts[0]
         if len(parts) > 1:
             order = torch.tensor([p for where in positions.values() for p in where]).argsort()
             read = {name: torch.cat([part[name] for part in parts])[order] for name in self.arrays}
-        return {name: value.to(self.device).float() for name, value in read.items()}
+        return read
 
     def sha256(self, image_id: str) -> str:
         """Hex digest of the image file's bytes."""

@@ -18,6 +18,7 @@ from pipeline.arrays import LATENT, Geometry, feature_geometry, layer_array
 from pipeline.backbone import Backbone
 from pipeline.noise import add_noise, draw_noise
 from pipeline.prefix import next_block
+from pipeline.transfer import to_device
 from pipeline.unet import LAYER_SITE, Inject, Prefix, advance, block_sequence
 
 _SD_ARRAY = re.compile(r"sd/t(\d+)/(\w+)")
@@ -94,6 +95,10 @@ class ComputedFeatures(ABC):
         self._end = max(reached, default=-1) + 1
         self._n_draws = 1 if fresh_noise else self._recipe_number("ensemble")
 
+    def expect(self, ids: Sequence[str]) -> None:
+        """See `FeatureSource.expect`."""
+        self._stored.expect(ids)
+
     def maps(self, ids: Sequence[str]) -> dict[str, Tensor]:
         """See `FeatureSource.maps`; differentiable in what is trained."""
         found = self._stored.maps(ids)
@@ -131,7 +136,7 @@ class ComputedFeatures(ABC):
             noise = torch.stack(
                 [draw_noise(shape, seed, self._stored.sha256(i), timestep, draw) for i in ids]
             )
-        z_t = add_noise(z0, noise.to(z0.device), self.backbone.alphas_cumprod[timestep])
+        z_t = add_noise(z0, to_device(noise, z0.device), self.backbone.alphas_cumprod[timestep])
         return z_t.to(self.backbone.dtype)
 
     def _run(self, state: Prefix, timestep: int, inject: Inject | None = None) -> Features:

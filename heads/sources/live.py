@@ -131,6 +131,12 @@ class LiveFeatures(ComputedFeatures):
             dtype=self.backbone.dtype,
         )
 
+    def expect(self, ids: Sequence[str]) -> None:
+        """See `FeatureSource.expect`."""
+        super().expect(ids)
+        if self._prefixes is not None:
+            self._prefixes.expect(ids)
+
     def _prepare(
         self, ids: Sequence[str], stored: Mapping[str, Tensor]
     ) -> Callable[[int, int], Features]:

@@ -74,6 +74,13 @@ class StoredPrefixes:
         image_id, timestep, _ = key
         return image_id in self._ids.get(timestep, ())
 
+    def expect(self, ids: Sequence[str]) -> None:
+        """Begin to read the starts of those images that are here."""
+        for (timestep, _), source in self._sources.items():
+            here = [image_id for image_id in ids if image_id in self._ids[timestep]]
+            if here:
+                source.expect(here)
+
     def read(self, ids: Sequence[str], timestep: int, draw: int) -> Start:
         """The starts [B, ...] of images that are here."""
         names = self._names(timestep, draw)

@@ -56,6 +56,10 @@ class Learner(nn.Module):
         self.layers = task.layers(settings.width)
         self.front = source.trained
 
+    def expect(self, batch: Sequence[Any]) -> None:
+        """Say which batch comes next, so that its features can be read meanwhile."""
+        self.source.expect(self.task.images(batch))
+
     def forward(self, batch: Sequence[Any]) -> Tensor:
         """The mean loss of a batch of the task's examples."""
         ids = self.task.images(batch)

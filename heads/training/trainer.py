@@ -126,12 +126,14 @@ def fit(
         n_steps = settings.epochs * len(batches)
         started = saved = time.monotonic()
         learner.train()
-        for batch in batches[state.step - first_step :]:
+        mine = [_share(batch, accelerator) for batch in batches[state.step - first_step :]]
+        for batch, following in zip(mine, [*mine[1:], None], strict=True):
             _schedule(optimizer, settings, state.step / n_steps)
             torch.manual_seed(_seed(settings.seed, "step", state.step, accelerator.process_index))
-            mine = batch[accelerator.process_index :: accelerator.num_processes] or batch[:1]
             optimizer.zero_grad(set_to_none=True)
-            loss = model(mine)
+            if following is not None:
+                learner.expect(following)
+            loss = model(batch)
             value = loss.item()
             if not math.isfinite(value):
                 raise RunError(
@@ -184,6 +186,11 @@ def validate(learner: Learner) -> dict[str, float]:
     task = learner.task
     learner.eval()
     return dict(task.score(task.parts.val, learner.describe, learner.layers).metrics)
+
+
+def _share(batch: list[Any], accelerator: Accelerator) -> list[Any]:
+    """This process's part of a batch, never empty."""
+    return batch[accelerator.process_index :: accelerator.num_processes] or batch[:1]
 
 
 def _optimizer(learner: Learner, settings: TrainConfig) -> torch.optim.AdamW:

@@ -22,6 +22,7 @@ from heads.evaluation.evaluate import reopen
 from heads.frame import Frame
 from heads.protocols import find_protocol
 from heads.protocols.defaults import default_protocol
+from heads.sources import CachedFeatures
 from heads.tasks import TASKS, Task, TaskError
 from heads.training import trainer
 from heads.training.experiment import open_experiment
@@ -32,7 +33,7 @@ from heads.training.trainer import State, TrainProgress, fit, validate
 from pipeline.datasets.shapes import ShapesDataset
 from pipeline.injection import load_injection
 from tests import tiny
-from tests.heads.worlds import World, complaint, curve, ok, sets, weights
+from tests.heads.worlds import World, assert_equal_weights, complaint, curve, ok, sets, weights
 
 CPU = torch.device("cpu")
 GRID = 12
@@ -51,10 +52,15 @@ class Answers:
         self.recipe = Recipe({"test": 1})
         self.trained: nn.Module | None = None
         self.n_asked = 0
+        self.calls: list[tuple[str, tuple[str, ...]]] = []
         self._maps = {name: answer(name) for name in self.ids}
+
+    def expect(self, ids: Sequence[str]) -> None:
+        self.calls.append(("expect", tuple(ids)))
 
     def maps(self, ids: Sequence[str]) -> dict[str, Tensor]:
         self.n_asked += 1
+        self.calls.append(("maps", tuple(ids)))
         return {"clip/tokens": torch.stack([self._maps[name] for name in ids])}
 
 
@@ -308,6 +314,38 @@ def test_nothing_to_learn_is_said(tmp_path: Path) -> None:
     )
     with pytest.raises(TaskError, match="no annotated training pairs"):
         learn(learner, tmp_path / "run")
+
+
+def test_the_next_batch_is_expected_before_one_is_computed(tmp_path: Path) -> None:
+    learner = make_learner("correspondence", epochs=2)
+    learn(learner, tmp_path)
+    source = learner.source
+    assert isinstance(source, Answers)
+    asked = [ids for call, ids in source.calls if call == "maps"]
+    expected = [ids for call, ids in source.calls if call == "expect"]
+    assert len(expected) > 2 and set(expected) <= set(asked)
+    for number, (call, ids) in enumerate(source.calls):
+        if call == "expect":
+            # The batch in hand, and then the one that was expected.
+            assert source.calls[number + 1][0] == "maps"
+            later = [ids for call, ids in source.calls[number + 2 : number + 4] if call == "maps"]
+            assert later[0] == ids
+
+
+def test_reading_ahead_trains_the_same_head(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = ("task=correspondence", "dataset.size=96", "train.epochs=2")
+    world.train(tmp_path / "plain", *items)
+    init = CachedFeatures.__init__
+
+    def ahead(this: CachedFeatures, *args: Any) -> None:
+        init(this, *args)
+        this.reads_ahead = True
+
+    monkeypatch.setattr(CachedFeatures, "__init__", ahead)
+    world.train(tmp_path / "ahead", *items)
+    assert_equal_weights(tmp_path / "ahead", tmp_path / "plain")
 
 
 def test_gradients_are_shortened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
