@@ -9,8 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs import BackboneConfig, ExtractionConfig
@@ -115,6 +118,17 @@ def probe_flops_per_second(device: torch.device, dtype: torch.dtype, seconds: fl
 
 @torch.no_grad()
 def _flops(run: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
+    with _WithoutUncounted(), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
+
+
+class _WithoutUncounted(TorchFunctionMode):
+    """Leaves out what counts as no operation and keeps its input's shape: a third of the time."""
+
+    _LEFT_OUT = frozenset((F.group_norm, F.layer_norm, F.silu, F.gelu))
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func in self._LEFT_OUT else func(*args, **(kwargs or {}))
