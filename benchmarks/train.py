@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from benchmarks.counting import LAYERS, N_POINTS, blueprint, flops, layer_maps, 
 from benchmarks.head import convolutions
 from benchmarks.released import flow_at, plain_descriptors, plain_flow, released_maps
 from benchmarks.timing import Fact, Kind, Report, Row, Table, Target, take_turns
-from cache import FeatureStore
+from benchmarks.waiting import waiting
 from configs import Config, load_config
 from heads.aggregation import AggregationNetwork
 from heads.commands.bench import bench
@@ -35,7 +34,7 @@ from heads.sources import LiveFeatures
 from heads.tasks import Located
 from heads.training.experiment import Experiment, open_experiment
 from pipeline.arrays import layer_array
-from pipeline.backbone import load_backbone
+from pipeline.backbone import load_backbone, pick_device
 from pipeline.images import letterbox
 from pipeline.injection import Injection
 from pipeline.noise import draw_noise
@@ -65,7 +64,7 @@ def measure(
         precompute(config, store)
         pair = _Pair(name, [*chosen, *overrides], store)
         tables = [_counted(), pair.training(rounds), pair.image(rounds)]
-        tables.append(_waiting(config, store, Path(place), rounds))
+        tables.append(waiting(config, store, Path(place), rounds, pick_device("auto")))
     if full_size:
         tables.append(_full_size())
     settings: dict[str, Fact] = {
@@ -331,70 +330,6 @@ class _Pair:
             }
             rows.append(Row(name, kind, seconds[name], facts))
         return Table(title, f"{self.config.backbone.label}, {self.draws} draws", rows)
-
-
-def _waiting(config: Config, store: Path, folder: Path, rounds: int) -> Table:
-    """What reading takes of a training step, batches of the configuration's size."""
-    experiment = opened(config, store)
-    learner, task = experiment.learner, experiment.task
-    batches = task.batches(torch.Generator().manual_seed(0))[:8]
-    in_memory = {
-        task.images(batch): experiment.source.maps(task.images(batch)) for batch in batches
-    }
-    spent: dict[str, list[float]] = {"store": [], "files": [], "memory": []}
-
-    def step(batch: Sequence[Any], maps: dict[str, Tensor]) -> None:
-        learner.zero_grad(set_to_none=True)
-        found = Located.of(task.images(batch), learner.aggregation(maps))
-        task.loss(batch, found, learner.layers).backward()
-
-    def epoch(kind: str, read: Callable[[Sequence[str]], dict[str, Tensor]]) -> None:
-        waited = 0.0
-        for batch in batches:
-            start = time.perf_counter()
-            maps = read(task.images(batch))
-            waited += time.perf_counter() - start
-            step(batch, maps)
-        spent[kind].append(waited)
-
-    names = experiment.source.arrays
-    opened_store = FeatureStore.open(store)
-    for image_id in {i for batch in batches for i in task.images(batch)}:
-        maps = {name: v[0].clone() for name, v in opened_store.read([image_id], names).items()}
-        torch.save(maps, folder / f"{image_id.replace('/', '-')}.pt")
-
-    def from_files(ids: Sequence[str]) -> dict[str, Tensor]:
-        loaded = [torch.load(folder / f"{i.replace('/', '-')}.pt") for i in ids]
-        return {name: torch.stack([one[name] for one in loaded]).float() for name in names}
-
-    seconds = take_turns(
-        {
-            "step from the store": lambda turn: epoch("store", experiment.source.maps),
-            "step from one .pt an image": lambda turn: epoch("files", from_files),
-            "step from memory": lambda turn: epoch("memory", lambda ids: in_memory[tuple(ids)]),
-        },
-        rounds,
-    )
-    shares = {
-        "step from the store": np.divide(spent["store"][-rounds:], seconds["step from the store"]),
-        "step from one .pt an image": np.divide(
-            spent["files"][-rounds:], seconds["step from one .pt an image"]
-        ),
-    }
-    kinds: tuple[Kind, ...] = ("ours", "peer", "limit")
-    rows = [
-        Row(
-            name,
-            kind,
-            [s / len(batches) for s in times],
-            {"waits": f"{100 * np.median(shares[name]):.2f} %"} if name in shares else {},
-        )
-        for kind, (name, times) in zip(kinds, seconds.items(), strict=True)
-    ]
-    share = float(np.median(shares["step from the store"]))
-    targets = [Target("share of a step that waits for the store", 0.05, share, at_most=True)]
-    work = f"a step of {config.train.batch_size} pairs, forward and backward, no prefetch"
-    return Table("waiting for the store while a head trains", work, rows, targets)
 
 
 if __name__ == "__main__":
