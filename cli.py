@@ -147,7 +147,7 @@ def precompute(
         raise click.UsageError("--workers starts processes here; with --scheduler leave it out")
     cluster = None
     if workers or scheduler:
-        from pipeline.cluster import Cluster
+        from pipeline.workers.cluster import Cluster
 
         cluster = Cluster(scheduler, workers or 1, shard_limit)
     elif shard_limit:

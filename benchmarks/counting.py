@@ -19,12 +19,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from configs import BackboneConfig
 from heads.aggregation import AggregationNetwork
 from heads.matching import correlate, sample_descriptors, soft_argmax
-from pipeline.backbone import Backbone, sd_and_clip
-from pipeline.clip import ClipVision, build_clip, clip_shapes
-from pipeline.injection import Injection, adder
-from pipeline.prefix import inject_at, next_block, pack, run_to_site, unpack
-from pipeline.stable_diffusion import build_architecture, sd_architecture
-from pipeline.unet import LAYER_SITE, Prefix, advance
+from pipeline.networks.backbone import Backbone, sd_and_clip
+from pipeline.networks.clip import ClipVision, build_clip, clip_shapes
+from pipeline.networks.injection import Injection, adder
+from pipeline.networks.prefix import inject_at, next_block, pack, run_to_site, unpack
+from pipeline.networks.stable_diffusion import build_architecture, sd_architecture
+from pipeline.networks.unet import LAYER_SITE, Prefix, advance
 
 LAYERS = ("s3", "s4", "s5")
 N_POINTS = 8

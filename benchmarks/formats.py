@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 from benchmarks.timing import Kind
 from cache import ArraySpec, FeatureStore, ImageRecord, Recipe, StoreWriter
-from cache.shardwriter import ShardWriter
+from cache.writing.shardwriter import ShardWriter
 
 PAPER_LAYERS = {"sd/t195/s3": (640, 42, 42), "sd/t195/s4": (1280, 21, 21)}
 """Shapes per image of two of the paper's layers, at 336 px."""

@@ -26,8 +26,8 @@ from cache import FeatureStore
 from configs import load_config
 from heads.commands.bench import bench
 from heads.training.experiment import Experiment
+from pipeline.networks.prefix import prefix_shapes
 from pipeline.precompute import precompute
-from pipeline.prefix import prefix_shapes
 
 SITE_SETS = {"all": "down.0", "down.2 and later": "down.2", "up": "up.0", "up.2": "up.2"}
 """Sets of trained sites and the first of each."""

@@ -33,9 +33,9 @@ from heads.metrics.ranking import rank
 from heads.metrics.retrieval import category_scores
 from heads.protocols import PointPair
 from heads.protocols.chance import expected_ap
-from pipeline.backbone import Backbone, load_backbone
 from pipeline.datasets.shapes import UNSEEN, ShapesDataset
-from pipeline.noise import draw_noise
+from pipeline.networks.backbone import Backbone, load_backbone
+from pipeline.networks.noise import draw_noise
 
 PIXELS, GRID, BATCH = 96, 24, 16
 TIMESTEP, LAYERS = 195, ("s3", "s4")

@@ -24,16 +24,16 @@ import torch
 from benchmarks.formats import remove
 from benchmarks.timing import Fact, Report, Row, Table, Target, take_turns
 from cache import StoreWriter
-from cache.layout import DEFAULT_SHARD_SIZE
+from cache.format.layout import DEFAULT_SHARD_SIZE
 from configs import Config, load_config
 from heads.commands.bench import bench
-from pipeline.backbone import DTYPES
-from pipeline.collection import Collection, scan
 from pipeline.compute import compute_tasks
 from pipeline.cost import measure_cost
 from pipeline.extract import BaseExtractor
+from pipeline.inputs.collection import Collection, scan
+from pipeline.inputs.loader import RowBatch, auto_workers, load_squares
 from pipeline.job import Job, load_job
-from pipeline.loader import RowBatch, auto_workers, load_squares
+from pipeline.networks.backbone import DTYPES
 
 PARTS = ("read, decode, preprocess", "bare forward, batched", "raw write of the same bytes")
 WHOLE = "precompute"

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from heads.aggregation import AggregationNetwork, Bottleneck, as_map, layer_of, resize
 from heads.matching import cell_centres
-from pipeline.backbone import Backbone
-from pipeline.injection import Injection
+from pipeline.networks.backbone import Backbone
+from pipeline.networks.injection import Injection
 
 
 @torch.no_grad()

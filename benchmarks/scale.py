@@ -30,16 +30,16 @@ import zarr
 from benchmarks.formats import TorchFiles, remove
 from benchmarks.timing import Fact, Kind, Report, Row, Table, Target, take_turns
 from cache import ArraySpec, FeatureStore, ImageRecord, Recipe, StoreWriter
-from cache.commits import ArrayCommit, Commit
-from cache.layout import DEFAULT_SHARD_SIZE, commit_path
+from cache.format.commits import ArrayCommit, Commit
+from cache.format.layout import DEFAULT_SHARD_SIZE, commit_path
 from configs import Config, load_config
 from heads.commands.bench import bench
 from heads.metrics.ranking import rank
 from heads.search import search
-from pipeline.collection import scan
 from pipeline.compute import compute_tasks
 from pipeline.datasets.base import Dataset
 from pipeline.extract import BaseExtractor, Computed, Computing
+from pipeline.inputs.collection import scan
 from pipeline.job import Job, open_configured
 from pipeline.plan import make_plan
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from cache.shardfile import index_bytes
+from cache.format.shardfile import index_bytes
 from configs import load_config
 from pipeline.arrays import array_specs
 from pipeline.cost import measure_cost
-from pipeline.vision import VisionGeometry
+from pipeline.networks.vision import VisionGeometry
 
 DATASETS = {
     "Sketchy": 75_471 + 12_500,

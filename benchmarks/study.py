@@ -26,10 +26,10 @@ from heads.tasks import TASKS
 from heads.training.cycle import train_cycle
 from heads.training.run import Run
 from heads.training.train import train
-from pipeline.backbone import load_backbone
-from pipeline.injection import Injection
+from pipeline.networks.backbone import load_backbone
+from pipeline.networks.injection import Injection
+from pipeline.networks.unet import site_channels
 from pipeline.precompute import precompute
-from pipeline.unet import site_channels
 
 EPOCHS = 4
 """Live epochs of a cycle, and as many on its new cache."""

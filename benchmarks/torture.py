@@ -39,7 +39,7 @@ import pipeline.bar
 import pipeline.precompute
 import pipeline.repair
 from cache import NotAStore, StoreError, verify_store
-from cache.layout import DOCUMENT, IMAGES
+from cache.format.layout import DOCUMENT, IMAGES
 from configs import Config, load_config
 from pipeline.job import Job, load_job
 

@@ -34,12 +34,12 @@ from heads.sources import LiveFeatures
 from heads.tasks import Located
 from heads.training.experiment import Experiment, open_experiment
 from pipeline.arrays import layer_array
-from pipeline.backbone import load_backbone, pick_device
-from pipeline.images import letterbox
-from pipeline.injection import Injection
-from pipeline.noise import draw_noise
+from pipeline.inputs.images import letterbox
+from pipeline.networks.backbone import load_backbone, pick_device
+from pipeline.networks.injection import Injection
+from pipeline.networks.noise import draw_noise
+from pipeline.networks.unet import LAYER_SITE
 from pipeline.precompute import precompute
-from pipeline.unet import LAYER_SITE
 
 PAPER = ("sd21-clip-l336", 1280, 60)
 PAPER_DRAWS = 32

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from cache import ImageRecord, ShardTask, TaskWriter
 from pipeline.extract import BaseExtractor, Computed, Computing
+from pipeline.inputs.latents import LatentBatch, load_latents, store_of_latents
+from pipeline.inputs.loader import RowBatch, SquareBatch, load_squares
 from pipeline.job import Job
-from pipeline.latents import LatentBatch, load_latents, store_of_latents
-from pipeline.loader import RowBatch, SquareBatch, load_squares
 from pipeline.sink import FeatureBatch, ShardSink
 
 
@@ -62,6 +62,7 @@ def compute_tasks(
     workers: int,
     listener: Listener | None = None,
     in_threads: bool = False,
+    use_latents: bool = True,
 ) -> Progress:
     """Compute and commit these tasks in this process.
 
@@ -69,6 +70,7 @@ def compute_tasks(
         workers: processes that decode pictures; 0 decodes in this one.
         listener: called after every batch.
         in_threads: decode in so many threads instead of processes.
+        use_latents: start from stored latents instead of pictures where these are enough.
 
     Raises DatasetError, StoreError or ExtractionError; what is committed is kept.
     """
@@ -76,7 +78,7 @@ def compute_tasks(
     if not tasks:
         return progress
     # Closed even where an error's traceback keeps this frame alive: decoding processes would be.
-    inputs = closing(_inputs(job, writer, tasks, workers, in_threads))
+    inputs = closing(_inputs(job, writer, tasks, workers, in_threads, use_latents))
     with inputs as batches, ShardSink(writer, tasks) as sink:
         last = time.perf_counter()
         for features in _computed(job, writer, tasks, batches, progress):
@@ -147,11 +149,17 @@ def _start(
 
 
 def _inputs(
-    job: Job, writer: TaskWriter, tasks: Sequence[ShardTask], workers: int, in_threads: bool
+    job: Job,
+    writer: TaskWriter,
+    tasks: Sequence[ShardTask],
+    workers: int,
+    in_threads: bool,
+    use_latents: bool,
 ) -> Generator[SquareBatch | LatentBatch]:
     """Decoded pictures, or stored latents where these are enough."""
     batches = list(_batches(tasks, job.extractor.batch_size))
-    store = store_of_latents(writer.path, tasks) if job.extractor.takes_latents else None
+    use_latents = use_latents and job.extractor.takes_latents
+    store = store_of_latents(writer.path, tasks) if use_latents else None
     if store is not None:
         return load_latents(store, batches)
     return load_squares(

@@ -18,12 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configs import BackboneConfig, ExtractionConfig
 from pipeline.arrays import Geometry, feature_geometry
-from pipeline.backbone import sd_and_clip
-from pipeline.clip import build_clip, clip_shapes
-from pipeline.injection import Injection, adder, load_injection
-from pipeline.stable_diffusion import build_architecture, sd_architecture
-from pipeline.unet import extract, site_channels
-from pipeline.vision import VisionGeometry, build_vision, vision_features, vision_geometry
+from pipeline.networks.backbone import sd_and_clip
+from pipeline.networks.clip import build_clip, clip_shapes
+from pipeline.networks.injection import Injection, adder, load_injection
+from pipeline.networks.stable_diffusion import build_architecture, sd_architecture
+from pipeline.networks.unet import extract, site_channels
+from pipeline.networks.vision import VisionGeometry, build_vision, vision_features, vision_geometry
 
 
 @dataclass(frozen=True)

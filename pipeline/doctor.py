@@ -147,8 +147,8 @@ def check_devices(asked: Asked) -> Iterator[Finding]:
     import torch
 
     from cache.units import human_bytes
-    from pipeline.backbone import pick_device
-    from pipeline.checkpoints import BackboneError
+    from pipeline.networks.backbone import pick_device
+    from pipeline.networks.checkpoints import BackboneError
 
     if asked.config is not None:
         try:
@@ -261,7 +261,7 @@ def check_injection(asked: Asked) -> Iterator[Finding]:
     """The configured injection file."""
     if asked.config is None or asked.config.extraction.injection is None:
         return
-    from pipeline.injection import InjectionError, open_injection
+    from pipeline.networks.injection import InjectionError, open_injection
 
     try:
         injection = open_injection(asked.config.extraction.injection)
@@ -363,9 +363,9 @@ def _bytes_needed(asked: Asked) -> int | None:
     """
     if asked.config is None:
         return None
-    from pipeline.checkpoints import BackboneError
     from pipeline.datasets.base import DatasetError
-    from pipeline.injection import InjectionError
+    from pipeline.networks.checkpoints import BackboneError
+    from pipeline.networks.injection import InjectionError
     from pipeline.plan import make_plan
 
     try:
@@ -380,8 +380,8 @@ def _weights(backbone: BackboneConfig, missing: Level) -> Iterator[Finding]:
     if backbone.weights == "random":
         yield Finding("weights", "ok", f"{name}: random, nothing to download")
         return
-    from pipeline.checkpoints import BackboneError
-    from pipeline.local_weights import clip_weights, sd_folder_here, timm_weights
+    from pipeline.networks.checkpoints import BackboneError
+    from pipeline.networks.local_weights import clip_weights, sd_folder_here, timm_weights
 
     clip = backbone.clip
     if clip is not None:
@@ -405,8 +405,8 @@ def _weights(backbone: BackboneConfig, missing: Level) -> Iterator[Finding]:
 
 def _activation(name: str, config: ClipConfig) -> Finding:
     """Whether CLIP's activation is that of its weights: OpenAI's need QuickGELU."""
-    from pipeline.checkpoints import BackboneError
-    from pipeline.clip import known_weights
+    from pipeline.networks.checkpoints import BackboneError
+    from pipeline.networks.clip import known_weights
 
     try:
         known_weights(config)

@@ -22,11 +22,11 @@ from pipeline.arrays import (
     wanted_layers,
     wants_prefix,
 )
-from pipeline.backbone import Backbone
-from pipeline.checkpoints import one_line
-from pipeline.injection import Injection
-from pipeline.noise import draw_noise
-from pipeline.prefix import features_and_prefix
+from pipeline.networks.backbone import Backbone
+from pipeline.networks.checkpoints import one_line
+from pipeline.networks.injection import Injection
+from pipeline.networks.noise import draw_noise
+from pipeline.networks.prefix import features_and_prefix
 from pipeline.transfer import Download, Downloader, to_device
 
 

@@ -15,15 +15,15 @@ import torch
 from cache import ArraySpec, Recipe
 from configs import Config
 from pipeline.arrays import array_specs, feature_geometry, make_recipe
-from pipeline.backbone import load_backbone
 from pipeline.datasets import open_dataset
 from pipeline.datasets.base import Dataset
 from pipeline.datasets.union import UnionDataset
 from pipeline.extract import BaseExtractor, Extractor, auto_batch_size
-from pipeline.injection import load_injection
-from pipeline.prefix import site_digests
-from pipeline.tuning import tune
-from pipeline.vision import (
+from pipeline.networks.backbone import load_backbone
+from pipeline.networks.injection import load_injection
+from pipeline.networks.prefix import site_digests
+from pipeline.networks.tuning import tune
+from pipeline.networks.vision import (
     VisionExtractor,
     check_extraction,
     load_vision,

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from cache import ArraySpec, NonFiniteError
-from cache.encoding import as_stored
+from cache.format.encoding import as_stored
 from cache.units import printable
 from configs import Config
-from pipeline.checkpoints import one_line
 from pipeline.datasets.base import Dataset, DatasetError
-from pipeline.images import ImageError, letterbox
+from pipeline.inputs.images import ImageError, letterbox
 from pipeline.job import load_networks, open_configured
+from pipeline.networks.checkpoints import one_line
 
 SAMPLE = 8
 """Images, where nothing is said."""

@@ -15,11 +15,11 @@ from cache import ArraySpec, FeatureStore, NotAStore, RemotePath, StorePath
 from cache.units import human_bytes, human_flops, human_seconds
 from configs import Config
 from pipeline.arrays import array_specs
-from pipeline.backbone import DTYPES, pick_device
 from pipeline.cost import Cost, measure_cost, probe_flops_per_second
 from pipeline.job import open_configured
+from pipeline.networks.backbone import DTYPES, pick_device
+from pipeline.networks.vision import VisionGeometry, vision_specs
 from pipeline.precompute import WHOLE, Part
-from pipeline.vision import VisionGeometry, vision_specs
 
 DISK_MARGIN = 1.02
 """Room kept for indexes, commits and file-system blocks."""

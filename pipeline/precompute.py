@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from cache import FeatureStore, StorePath, StoreWriter
 from cache.units import human_seconds, printable
 from configs import Config
-from pipeline.collection import scan
 from pipeline.compute import Listener, compute_tasks
+from pipeline.inputs.collection import scan
+from pipeline.inputs.loader import auto_workers
 from pipeline.job import load_job
-from pipeline.loader import auto_workers
-from pipeline.watch import WorkerShare, share_table
+from pipeline.workers.watch import WorkerShare, share_table
 
 if TYPE_CHECKING:
-    from pipeline.cluster import Cluster
+    from pipeline.workers.cluster import Cluster
 
 
 N_SKIPPED_SHOWN = 10
@@ -134,7 +134,7 @@ def precompute(
         progress = compute_tasks(job, writer, tasks, workers, listener)
     else:
         # dask takes a second to import, for nothing where it is not used.
-        from pipeline.distributed import compute_on_cluster
+        from pipeline.workers.distributed import compute_on_cluster
 
         progress, shares = compute_on_cluster(cluster, config, out, tasks, listener, log)
     return PrecomputeReport(

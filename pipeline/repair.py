@@ -30,11 +30,12 @@ from cache import (
 )
 from cache.units import printable
 from configs import Config
+from pipeline.arrays import LATENT
 from pipeline.compute import Listener, compute_tasks
 from pipeline.extract import BaseExtractor, Computed, Computing
+from pipeline.inputs.loader import auto_workers
 from pipeline.job import Job, load_job
-from pipeline.loader import auto_workers
-from pipeline.unet import LAYER_SITE
+from pipeline.networks.unet import LAYER_SITE
 
 _MAP = re.compile(r"sd/t(\d+)/(\w+)")
 _PREFIX = re.compile(r"prefix/t(\d+)/(down|up)(\d)/draw\d+/\w+")
@@ -146,6 +147,8 @@ def repair(
         tasks,
         auto_workers(job.extractor.device) if workers == "auto" else workers,
         listener,
+        # Their files may be damaged where no value is lost, and are read before they are repaired.
+        use_latents=not any(LATENT in arrays for arrays in shards.values()),
     )
     mender.tidy()
     done = mender.report

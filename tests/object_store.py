@@ -16,7 +16,7 @@ from pathlib import Path
 import fsspec
 
 from cache import RemotePath, StorePath, store_path
-from cache.remote import open_remote
+from cache.storage.remote import open_remote
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.injection import Injection
+from pipeline.networks.injection import Injection
 
 
 def as_module(weights: Mapping[str, Tensor], channels: Mapping[str, int]) -> Injection:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from configs import load_config
-from pipeline.backbone import load_backbone
-from pipeline.injection import load_injection
+from pipeline.networks.backbone import load_backbone
+from pipeline.networks.injection import load_injection
 from tests.heads.worlds import World, complaint, ok, run, sets
 
 BASE = ("task=retrieval", "dataset.size=96", "train.epochs=1")

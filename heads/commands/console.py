@@ -129,12 +129,12 @@ _USER_ERRORS = (
     ("heads.sources.base", "SourceError"),
     ("heads.tasks.base", "TaskError"),
     ("heads.use.pictures", "UseError"),
-    ("pipeline.checkpoints", "BackboneError"),
+    ("pipeline.networks.checkpoints", "BackboneError"),
     ("pipeline.datasets.base", "DatasetError"),
-    ("pipeline.cluster", "ClusterError"),
+    ("pipeline.workers.cluster", "ClusterError"),
     ("pipeline.extract", "ExtractionError"),
-    ("pipeline.injection", "InjectionError"),
-    ("pipeline.unet", "UnsupportedUNet"),
+    ("pipeline.networks.injection", "InjectionError"),
+    ("pipeline.networks.unet", "UnsupportedUNet"),
 )
 
 

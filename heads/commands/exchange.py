@@ -69,7 +69,7 @@ def cache_export(
 
     OUT appears when it is complete. Everything but Parquet can be imported again, without loss.
     """
-    from cache.export import export_store
+    from cache.exchange import export_store
     from cache.units import human_bytes
 
     if tar_size is not None and format_ != "webdataset":
@@ -106,7 +106,7 @@ def cache_import(source: Path, out: StorePath, as_json: bool) -> None:
     FILE is an HDF5 file or a folder of tars or .npy files. Every record is checked. After an
     interruption the same command goes on; into a store of the same recipe it adds what is new.
     """
-    from cache.imports import import_store
+    from cache.exchange.imports import import_store
     from pipeline.bar import Bar
 
     with Bar("img") as bar:
@@ -141,7 +141,7 @@ def cache_stats(store: StorePath, arrays: tuple[str, ...], as_json: bool) -> Non
 
     from dask.diagnostics import ProgressBar
 
-    from cache.stats import store_stats
+    from cache.insight.stats import store_stats
     from pipeline.bar import Bar
 
     watched = sys.stderr.isatty() and not Bar.quiet

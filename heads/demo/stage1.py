@@ -25,11 +25,11 @@ from heads.demo.words import duration, expected, outcome
 from heads.explain.choosing import evenly
 from heads.training.experiment import Log
 from pipeline.arrays import CLIP_TOKENS, layer_array
-from pipeline.backbone import load_backbone
 from pipeline.compute import Listener
 from pipeline.extract import Extractor, auto_batch_size
+from pipeline.inputs.loader import RowBatch, load_squares
 from pipeline.job import open_configured
-from pipeline.loader import RowBatch, load_squares
+from pipeline.networks.backbone import load_backbone
 from pipeline.plan import make_plan
 from pipeline.precompute import precompute
 

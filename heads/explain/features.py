@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cache import FeatureStore
-from cache.spectrum import Spectrum
+from cache.insight.spectrum import Spectrum
 from heads.explain.choosing import evenly, spread
 from heads.explain.opened import Explained, ExplainError, read_picture
 from heads.pca import colour_maps

@@ -1,4 +1,4 @@
-"""Power of feature maps over spatial frequency (`cache.spectrum` says how it is counted)."""
+"""Power of feature maps over spatial frequency (counted by `cache.insight.spectrum`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from cache.spectrum import Spectrum, power_spectrum, radial_spectrum
+from cache.insight.spectrum import Spectrum, power_spectrum, radial_spectrum
 from heads.plots.style import (
     CURVES,
     DASHES,

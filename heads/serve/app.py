@@ -32,8 +32,8 @@ from heads.serve.service import Service
 from heads.training.run import RunError
 from heads.use import UseError
 from pipeline.extract import ExtractionError, is_out_of_memory
-from pipeline.images import ImageError, header_size
-from pipeline.strokes import is_svg
+from pipeline.inputs.images import ImageError, header_size
+from pipeline.inputs.strokes import is_svg
 
 PAGE = Path(__file__).parent / "page"
 MAX_BYTES = 16 * 2**20

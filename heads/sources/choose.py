@@ -11,8 +11,8 @@ from heads.sources.base import FeatureSource, SourceError
 from heads.sources.cached import CachedFeatures
 from heads.sources.finetuned import FinetunedFeatures
 from heads.sources.live import LiveFeatures, LiveOptions, trained_sites
-from pipeline.backbone import Backbone
-from pipeline.injection import Injection
+from pipeline.networks.backbone import Backbone
+from pipeline.networks.injection import Injection
 
 
 def choose_source(

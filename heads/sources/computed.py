@@ -15,11 +15,11 @@ from cache import FeatureStore, Recipe, StoreError
 from heads.sources.base import SourceError
 from heads.sources.cached import CachedFeatures
 from pipeline.arrays import LATENT, Geometry, feature_geometry, layer_array
-from pipeline.backbone import Backbone
-from pipeline.noise import add_noise, draw_noise
-from pipeline.prefix import next_block
+from pipeline.networks.backbone import Backbone
+from pipeline.networks.noise import add_noise, draw_noise
+from pipeline.networks.prefix import next_block
+from pipeline.networks.unet import LAYER_SITE, Inject, Prefix, advance, block_sequence
 from pipeline.transfer import to_device
-from pipeline.unet import LAYER_SITE, Inject, Prefix, advance, block_sequence
 
 _SD_ARRAY = re.compile(r"sd/t(\d+)/(\w+)")
 

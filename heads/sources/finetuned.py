@@ -12,8 +12,8 @@ from heads.sources.base import SourceError
 from heads.sources.computed import ComputedFeatures, Features
 from heads.sources.live import LiveOptions
 from pipeline.arrays import LATENT
-from pipeline.backbone import Backbone
-from pipeline.unet import begin
+from pipeline.networks.backbone import Backbone
+from pipeline.networks.unet import begin
 
 
 class FinetunedFeatures(ComputedFeatures):

@@ -18,10 +18,10 @@ from heads.sources.base import SourceError
 from heads.sources.computed import ComputedFeatures, Features
 from heads.sources.prefixes import Memory, Start, StoredPrefixes
 from pipeline.arrays import CLIP_TOKENS, LATENT
-from pipeline.backbone import Backbone
-from pipeline.injection import Injection, adder
-from pipeline.prefix import inject_at, pack, run_to_site, site_digests, unpack
-from pipeline.unet import LAYER_SITE
+from pipeline.networks.backbone import Backbone
+from pipeline.networks.injection import Injection, adder
+from pipeline.networks.prefix import inject_at, pack, run_to_site, site_digests, unpack
+from pipeline.networks.unet import LAYER_SITE
 
 
 @dataclass(frozen=True)

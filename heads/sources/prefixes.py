@@ -13,7 +13,7 @@ from pipeline.arrays import layer_array, prefix_array
 
 Start = dict[str, Tensor]
 """Where the UNet stands when it first meets a trained site, that site's injection still to come:
-the parts of `pipeline.prefix.pack`, and by name the layers already there (float32)."""
+the parts of `pipeline.networks.prefix.pack`, and by name the layers already there (float32)."""
 
 
 class StoredPrefixes:
@@ -30,8 +30,8 @@ class StoredPrefixes:
         layers: layers before the site that are wanted too.
         timesteps: what may be asked for.
         n_draws: noise draws of the recipe.
-        before: digests, as `pipeline.prefix.site_digests` gives them, of the sites injected
-            before this one.
+        before: digests, as `pipeline.networks.prefix.site_digests` gives them, of the sites
+            injected before this one.
         possible: every site that lies before this one.
         device, dtype: where the parts go, and as what.
     """

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cache.files import fsync_folder, open_to_others
+from cache.storage.files import fsync_folder, open_to_others
 
 _FACTS = "sketchfusion"
 

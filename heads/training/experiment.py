@@ -19,11 +19,11 @@ from heads.sources import FeatureSource, LiveOptions, choose_source
 from heads.tasks import TASKS, Task, TaskError
 from heads.training.learner import Learner
 from heads.training.reading import check_pictures, configured_arrays, image_sizes, open_stores
-from pipeline.backbone import Backbone, load_backbone
 from pipeline.datasets.base import Dataset
-from pipeline.injection import Injection, load_injection, open_injection
 from pipeline.job import open_configured
-from pipeline.unet import site_channels
+from pipeline.networks.backbone import Backbone, load_backbone
+from pipeline.networks.injection import Injection, load_injection, open_injection
+from pipeline.networks.unet import site_channels
 
 Log = Callable[[str], None]
 

@@ -18,7 +18,7 @@ from heads.training.checkpoint import load_facts
 from heads.training.experiment import Experiment, Log, open_experiment
 from heads.training.run import Run, RunError, open_run
 from heads.training.trainer import State, TrainListener, fit
-from pipeline.injection import Injection
+from pipeline.networks.injection import Injection
 
 
 @dataclass(frozen=True)

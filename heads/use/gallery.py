@@ -15,12 +15,12 @@ from heads.tasks.base import in_batches
 from heads.training.learner import describe_maps
 from heads.use.pictures import LoadedPicture, UseError
 from heads.use.trained import Trained
-from pipeline.collection import scan
 from pipeline.datasets import open_dataset
 from pipeline.datasets.base import Dataset
 from pipeline.datasets.files import first_domain
+from pipeline.inputs.collection import scan
+from pipeline.inputs.loader import RowBatch, auto_workers, load_squares
 from pipeline.job import open_configured
-from pipeline.loader import RowBatch, auto_workers, load_squares
 
 BATCH = 16
 """Photos described together: 0.3 GB of maps at the paper's sizes."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cache import ArraySpec, FeatureStore, Recipe
-from cache.encoding import as_stored
+from cache.format.encoding import as_stored
 from heads.aggregation import Descriptors
 from heads.frame import Frame
 from heads.sources import CachedFeatures
@@ -29,7 +29,7 @@ from heads.training.reading import configured_arrays
 from heads.training.run import Run, RunError
 from heads.use.pictures import LoadedPicture, UseError
 from pipeline.extract import BaseExtractor, Extractor
-from pipeline.images import letterbox
+from pipeline.inputs.images import letterbox
 from pipeline.job import Networks
 
 N_REMEMBERED = 16

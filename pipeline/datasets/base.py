@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from pipeline.images import decode_image, image_size
+from pipeline.inputs.images import decode_image, image_size
 
 Domain = Literal["photo", "sketch"]
 
@@ -100,7 +100,7 @@ class Dataset(ABC):
         """The image's encoded bytes: what its content hash is taken of. Raises OSError."""
 
     def decode(self, image_id: str, data: bytes) -> Image.Image:
-        """Those bytes as an RGB picture at full size. Raises `pipeline.images.ImageError`."""
+        """Those bytes as an RGB picture at full size. Raises ImageError."""
         return decode_image(data)
 
     def size(self, image_id: str, data: bytes) -> tuple[int, int]:

@@ -21,15 +21,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs import ClipConfig, SDConfig
-from pipeline.checkpoints import CLIP_WEIGHTS
-from pipeline.clip import build_clip
 from pipeline.nano.captions import all_captions
 from pipeline.nano.checkpoint import load_part
 from pipeline.nano.data import PIXELS, Pictures
 from pipeline.nano.train_clip import normalised
 from pipeline.nano.train_unet import Denoiser
 from pipeline.nano.train_vae import new_vae
-from pipeline.stable_diffusion import sd_architecture
+from pipeline.networks.checkpoints import CLIP_WEIGHTS
+from pipeline.networks.clip import build_clip
+from pipeline.networks.stable_diffusion import sd_architecture
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Where the package keeps them."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pipeline.nano.data import PIXELS, SEED, seen_instances
 from pipeline.nano.export import WEIGHTS
-from pipeline.noise import add_noise
+from pipeline.networks.noise import add_noise
 from pipeline.shapes.world import World
 
 N_SHOWN, TIMESTEP = 7, 195

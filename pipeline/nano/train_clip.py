@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs import ClipConfig
-from pipeline.clip import build_clip, clip_features
 from pipeline.nano import start
 from pipeline.nano.captions import all_captions
 from pipeline.nano.checkpoint import Average, Run, set_learning_rate
 from pipeline.nano.data import PIXELS, Pictures
 from pipeline.nano.matching import matching_loss
 from pipeline.nano.teacher import WIDTH, Teacher
+from pipeline.networks.clip import build_clip, clip_features
 from pipeline.shapes.categories import SEEN
 
 STEPS, INSTANCES, EMBEDDING = 3100, 24, 128

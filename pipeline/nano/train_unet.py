@@ -23,7 +23,7 @@ from configs import SDConfig
 from pipeline.nano.checkpoint import Average, Run, set_learning_rate
 from pipeline.nano.data import PIXELS, Pictures
 from pipeline.nano.matching import matching_loss
-from pipeline.stable_diffusion import build_architecture, sd_architecture
+from pipeline.networks.stable_diffusion import build_architecture, sd_architecture
 
 STEPS, PAIRS = 3400, 16
 LEARNING_RATE, WARM_UP = 1e-3, 200

@@ -17,7 +17,7 @@ from torch import Tensor
 from configs import SDConfig
 from pipeline.nano.checkpoint import Run
 from pipeline.nano.data import PIXELS, Pictures
-from pipeline.stable_diffusion import build_architecture, sd_architecture
+from pipeline.networks.stable_diffusion import build_architecture, sd_architecture
 
 STEPS, BATCH, CROP = 4500, 16, 48
 LEARNING_RATE = 2e-3

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cache import FeatureStore, StoreError, StoreWriter, verify_store
-from cache.files import locked
+from cache.storage.files import locked
 from tests.cache.stores import (
     ARRAYS,
     RECIPE,

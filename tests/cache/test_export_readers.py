@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cache import FeatureStore, StoreError
-from cache.export import export_store
-from cache.export.webdataset import key_of
+from cache.exchange import export_store
+from cache.exchange.webdataset import key_of
 from tests.cache.stores import POOLED, RECIPE, S3, values
 
 ROWS = [row for row in range(11) if row != 5]

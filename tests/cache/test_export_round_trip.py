@@ -21,9 +21,9 @@ from cache import (
     StoreWriter,
     verify_store,
 )
-from cache.export import export_store
-from cache.imports import import_store
-from cache.layout import commit_path
+from cache.exchange import export_store
+from cache.exchange.imports import import_store
+from cache.format.layout import commit_path
 from tests.cache.stores import (
     ARRAYS,
     POOLED,

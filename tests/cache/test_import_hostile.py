@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from cache import NotAStore, StoreError, verify_store
-from cache.export import export_store
-from cache.imports import import_store
+from cache.exchange import export_store
+from cache.exchange.imports import import_store
 from tests.cache.stores import array_contents, write
 from tests.hostile.mutate import damaged, damaged_json
 

@@ -192,7 +192,7 @@ def test_swapped_image_lines_are_an_error(store_path):
 
 
 def test_few_files_stay_open(store_path, monkeypatch):
-    monkeypatch.setattr("cache.mapped._MAX_MAPPED_FILES", 2)
+    monkeypatch.setattr("cache.reading.mapped._MAX_MAPPED_FILES", 2)
     store = FeatureStore.open(store_path)
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     for _ in range(2):
@@ -227,7 +227,7 @@ def test_descriptors_committed_after_the_chunk_was_first_mapped_are_seen(tmp_pat
 
 
 def test_several_threads_read_one_store(store_path, monkeypatch):
-    monkeypatch.setattr("cache.mapped._MAX_MAPPED_FILES", 2)
+    monkeypatch.setattr("cache.reading.mapped._MAX_MAPPED_FILES", 2)
     store = FeatureStore.open(store_path)
     wrong = []
 

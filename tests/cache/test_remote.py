@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import cache.remote
+import cache.storage.remote
 from cache import (
     CorruptShard,
     FeatureStore,
@@ -23,11 +23,11 @@ from cache import (
     store_path,
     verify_store,
 )
-from cache.export import export_store
-from cache.imports import import_store
-from cache.objects import CONDITIONAL, Changed, MemoryPuts
-from cache.remote import RemotePath
-from cache.stats import store_stats
+from cache.exchange import export_store
+from cache.exchange.imports import import_store
+from cache.insight.stats import store_stats
+from cache.storage.objects import CONDITIONAL, Changed, MemoryPuts
+from cache.storage.remote import RemotePath
 from tests.cache.stores import (
     ARRAYS,
     POOLED,
@@ -340,7 +340,7 @@ def test_many_neighbours_are_one_request(monkeypatch: pytest.MonkeyPatch) -> Non
         asked.append(len(ranges))
         return plain(self, ranges)
 
-    monkeypatch.setattr(cache.remote.RemotePath, "read_ranges", counted)
+    monkeypatch.setattr(cache.storage.remote.RemotePath, "read_ranges", counted)
     store.read([store.ids[row] for row in (3, 0, 2, 1, 9)], [S3.name])
     store.read([store.ids[row] for row in range(11)], [POOLED.name])
     # Shard 0 and 2; then commit 1; then the descriptors' one chunk.

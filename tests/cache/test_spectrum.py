@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from cache import spectrum
-from cache.spectrum import power_spectrum, radial_spectrum
+from cache.insight import spectrum
+from cache.insight.spectrum import power_spectrum, radial_spectrum
 
 
 def waves(cycles: int, size: int) -> np.ndarray:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from cache import NotAStore, StoreError, StoreWriter, verify_store
-from cache.checksums import crc32c_of, sealed
-from cache.commits import ArrayCommit, read_commit
-from cache.files import TemporaryFile
-from cache.layout import commit_path, document_bytes
+from cache.format.checksums import crc32c_of, sealed
+from cache.format.commits import ArrayCommit, read_commit
+from cache.format.layout import commit_path, document_bytes
+from cache.storage.files import TemporaryFile
 from tests.cache.stores import (
     ARRAYS,
     LATENT,

@@ -15,8 +15,8 @@ from torch import Tensor
 from cache import FeatureStore
 from configs import BackboneConfig, ClipConfig, Config, DatasetConfig, ExtractionConfig, SDConfig
 from heads.sources import FeatureSource, LiveFeatures, LiveOptions
-from pipeline.backbone import Backbone, load_backbone
-from pipeline.injection import Injection, load_injection
+from pipeline.networks.backbone import Backbone, load_backbone
+from pipeline.networks.injection import Injection, load_injection
 from pipeline.precompute import precompute
 from tests import tiny
 

@@ -20,8 +20,8 @@ from heads.sources import (
     choose_source,
     trained_sites,
 )
-from pipeline.backbone import Backbone
-from pipeline.injection import Injection, load_injection
+from pipeline.networks.backbone import Backbone
+from pipeline.networks.injection import Injection, load_injection
 from tests import tiny
 from tests.heads.source_world import (
     ARRAYS,

@@ -18,7 +18,7 @@ from heads.sources import (
     SourceError,
     choose_source,
 )
-from pipeline.backbone import Backbone
+from pipeline.networks.backbone import Backbone
 from tests import tiny
 from tests.heads.source_world import (
     ARRAYS,

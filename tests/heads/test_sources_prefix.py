@@ -12,9 +12,9 @@ import torch
 from cache import FeatureStore
 from heads.sources import CachedFeatures, LiveFeatures, LiveOptions, choose_source
 from heads.sources.prefixes import Memory
-from pipeline.injection import Injection
+from pipeline.networks.injection import Injection
+from pipeline.networks.unet import block_sequence
 from pipeline.precompute import Part, precompute
-from pipeline.unet import block_sequence
 from tests import tiny
 from tests.heads.source_world import (
     ARRAYS,

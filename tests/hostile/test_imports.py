@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from cache import NotAStore, StoreError, errors, verify_store
-from cache.export import export_store
-from cache.imports import import_store
+from cache.exchange import export_store
+from cache.exchange.imports import import_store
 from tests.cache import stores
 from tests.heads.worlds import complaint
 from tests.hostile.bounds import bounded

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from cache import FeatureStore, StoreError, verify_store
-from cache.checksums import canonical_json, sealed
-from cache.layout import document_bytes
-from cache.metadata import safe_id
+from cache.format.checksums import canonical_json, sealed
+from cache.format.layout import document_bytes
+from cache.format.metadata import safe_id
 from heads.protocols import Parts, RecognitionPart
 from heads.training.run import Run, RunError
 from tests.cache import stores

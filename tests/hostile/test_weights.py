@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from configs import ClipConfig, SDConfig
 from heads.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from pipeline.checkpoints import BackboneError, check_safetensors
-from pipeline.clip import load_clip
-from pipeline.injection import InjectionError, load_injection, open_injection
-from pipeline.stable_diffusion import load_stable_diffusion, random_stable_diffusion
+from pipeline.networks.checkpoints import BackboneError, check_safetensors
+from pipeline.networks.clip import load_clip
+from pipeline.networks.injection import InjectionError, load_injection, open_injection
+from pipeline.networks.stable_diffusion import load_stable_diffusion, random_stable_diffusion
 from tests import tiny
 from tests.heads.worlds import complaint, write_config
 from tests.hostile.bounds import bounded

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from configs import BackboneConfig, ClipConfig, SDConfig
-from pipeline.backbone import load_backbone
-from pipeline.checkpoints import BackboneError
-from pipeline.clip import load_clip
+from pipeline.networks.backbone import load_backbone
+from pipeline.networks.checkpoints import BackboneError
+from pipeline.networks.clip import load_clip
 from tests import tiny
 
 

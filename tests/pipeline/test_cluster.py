@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.cluster import device_of_worker
+from pipeline.workers.cluster import device_of_worker
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import hashlib
 import json
 
 from cache import ImageRecord
-from pipeline.collection import scan
 from pipeline.datasets import open_dataset
-from pipeline.strokes import RENDER_SIDE
+from pipeline.inputs.collection import scan
+from pipeline.inputs.strokes import RENDER_SIDE
 from tests.pipeline.trees import image_bytes, write_images, write_text
 
 

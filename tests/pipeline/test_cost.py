@@ -8,9 +8,9 @@ import pytest
 
 from configs import BackboneConfig, ClipConfig, ExtractionConfig, SDConfig, load_config
 from pipeline.arrays import array_specs
-from pipeline.backbone import load_backbone
 from pipeline.cost import measure_cost
 from pipeline.extract import Extractor
+from pipeline.networks.backbone import load_backbone
 from tests import tiny
 
 

@@ -16,10 +16,10 @@ from dask.distributed import Client, LocalCluster
 
 from cache import verify_store
 from configs import Config, load_config
-from pipeline.cluster import Cluster, ClusterError
 from pipeline.compute import Progress
-from pipeline.loader import LoadingError
+from pipeline.inputs.loader import LoadingError
 from pipeline.precompute import precompute
+from pipeline.workers.cluster import Cluster, ClusterError
 from tests.pipeline.test_precompute import array_bytes, run, world
 
 __all__ = ["world"]  # the fixture
@@ -171,7 +171,7 @@ def test_a_shard_that_blocks_every_worker_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, picture, _ = blocked
-    monkeypatch.setattr("pipeline.watch.TRIES", 1)
+    monkeypatch.setattr("pipeline.workers.watch.TRIES", 1)
 
     def log(line: str) -> None:
         if line.startswith("store"):

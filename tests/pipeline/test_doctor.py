@@ -278,7 +278,7 @@ def test_quickgelu_must_be_that_of_the_weights() -> None:
 def test_weights_in_the_hub_cache_are_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from pipeline import local_weights
+    from pipeline.networks import local_weights
 
     sd = save_tiny_sd(tmp_path / "sd")
     _, weights = save_tiny_clip(tmp_path / "clip")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from configs import BackboneConfig, ClipConfig, ExtractionConfig, SDConfig
-from pipeline.backbone import Backbone, load_backbone
 from pipeline.extract import ExtractionError, Extractor, auto_batch_size, is_out_of_memory
-from pipeline.injection import load_injection
+from pipeline.networks.backbone import Backbone, load_backbone
+from pipeline.networks.injection import load_injection
 from tests import tiny
 
 ARRAYS = ["sd/t195/s3", "sd/t195/s5", "clip/tokens", "vae/latent"]
@@ -103,7 +103,7 @@ def test_an_ensemble_is_the_mean_of_its_draws_however_it_is_cut(
     squares, shas = batch(3)
     found = Extractor(backbone, extraction, injection, batch_size)(squares, shas, ARRAYS)
 
-    from pipeline.noise import draw_noise
+    from pipeline.networks.noise import draw_noise
 
     for row in range(3):
         pixels = torch.from_numpy(squares[row : row + 1])

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from configs import ClipConfig, SDConfig, load_config
-from pipeline.backbone import load_backbone
 from pipeline.cost import measure_cost
-from pipeline.injection import Injection, adder
-from pipeline.noise import add_noise
-from pipeline.unet import extract
+from pipeline.networks.backbone import load_backbone
+from pipeline.networks.injection import Injection, adder
+from pipeline.networks.noise import add_noise
+from pipeline.networks.unet import extract
 from tests.oracle.hooks import hooked_features
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.injection import InjectionError, load_injection
+from pipeline.networks.injection import InjectionError, load_injection
 from tests import tiny
 
 CHANNELS = dict(zip(tiny.SITES, (32, 64, 64, 64, 64, 64, 64), strict=True))

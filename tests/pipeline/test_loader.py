@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cache import ImageRecord
-from pipeline.collection import scan
 from pipeline.datasets.folder import FolderDataset
-from pipeline.loader import LoadingError, RowBatch, SquareBatch, load_squares
+from pipeline.inputs.collection import scan
+from pipeline.inputs.loader import LoadingError, RowBatch, SquareBatch, load_squares
 from tests import tiny
 
 SIDE = 32

@@ -18,9 +18,6 @@ from safetensors import safe_open
 from torch import Tensor
 
 from configs import BackboneConfig, ClipConfig, SDConfig, load_config
-from pipeline.backbone import Backbone, load_backbone
-from pipeline.checkpoints import packaged_weights
-from pipeline.clip import build_clip
 from pipeline.datasets.shapes import UNSEEN, ShapesDataset
 from pipeline.nano import captions
 from pipeline.nano.checkpoint import Average, Run, load_part, set_learning_rate
@@ -35,6 +32,9 @@ from pipeline.nano.train_unet import Denoiser
 from pipeline.nano.train_unet import train as train_unet
 from pipeline.nano.train_vae import new_vae
 from pipeline.nano.train_vae import train as train_vae
+from pipeline.networks.backbone import Backbone, load_backbone
+from pipeline.networks.checkpoints import packaged_weights
+from pipeline.networks.clip import build_clip
 from pipeline.shapes.categories import SEEN
 
 LARGEST = 10_000_000  # bytes, of all weights together

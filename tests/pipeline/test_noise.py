@@ -7,7 +7,7 @@ import hashlib
 import torch
 from diffusers import DDIMScheduler
 
-from pipeline.noise import add_noise, draw_noise, noise_seed
+from pipeline.networks.noise import add_noise, draw_noise, noise_seed
 
 SHA = hashlib.sha256(b"an image").hexdigest()
 

@@ -25,15 +25,22 @@ from configs import (
     load_config,
 )
 from pipeline.arrays import Geometry, array_specs, prefix_array
-from pipeline.backbone import Backbone
-from pipeline.checkpoints import BackboneError
 from pipeline.cost import measure_cost
-from pipeline.injection import adder, load_injection
 from pipeline.job import load_job
+from pipeline.networks.backbone import Backbone
+from pipeline.networks.checkpoints import BackboneError
+from pipeline.networks.injection import adder, load_injection
+from pipeline.networks.prefix import (
+    inject_at,
+    pack,
+    prefix_shapes,
+    run_to_site,
+    site_digests,
+    unpack,
+)
+from pipeline.networks.unet import advance, extract, site_channels
 from pipeline.plan import make_plan
 from pipeline.precompute import Part, precompute
-from pipeline.prefix import inject_at, pack, prefix_shapes, run_to_site, site_digests, unpack
-from pipeline.unet import advance, extract, site_channels
 from tests import tiny
 from tests.support import as_module
 
@@ -227,7 +234,7 @@ def test_the_prefix_of_a_draw_is_the_unets_own_state(config: Config, tmp_path: P
     image = store.images[store.ids.index("picture_001.jpg")]
     found = store.read([image.id], list(store.arrays))
 
-    from pipeline.noise import add_noise, draw_noise
+    from pipeline.networks.noise import add_noise, draw_noise
 
     z0 = found["vae/latent"]
     inject = adder(injection.project(found["clip/tokens"]))

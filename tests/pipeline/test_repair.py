@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from cache import FeatureStore, StoreError, verify_store
-from cache.layout import document_bytes
+from cache.format.layout import document_bytes
 from cli import main
 from configs import load_config
 from pipeline.repair import RepairReport, repair
@@ -187,6 +187,19 @@ def test_a_shard_without_commit_beside_one_that_latents_repair(
     assert_as_before(store, original)
 
 
+@pytest.mark.parametrize("shard", [0, 1])
+def test_latents_whose_index_is_damaged_are_not_read_for_others(
+    world: Path, original: Path, store: Path, shard: int
+) -> None:
+    """No latent is lost, so none is computed: what else is lost has to come from the pictures."""
+    latents = store / f"vae/latent/c.{shard}.0.0.0"
+    flip(latents, 8 * latents.stat().st_size - 100)
+    flip(store / "sd/t195/s4/c.0.0.0.0", 77)
+    report = mend(world, store)
+    assert report.sound and report.records == 1
+    assert_as_before(store, original)
+
+
 def test_nothing_sound_is_computed_or_written(world: Path, original: Path, store: Path) -> None:
     damaged = store / "sd/t195/s4/c.1.0.0.0"
     flip(damaged, 77)
@@ -261,9 +274,9 @@ def test_a_row_that_was_written_wrong_is_computed_again(
     """NaN with all its checksums right, as a faulty program leaves it: the commit changes too."""
     import numpy as np
 
-    from cache.checksums import crc32c_of
-    from cache.commits import ArrayCommit, read_commit
-    from cache.layout import commit_path
+    from cache.format.checksums import crc32c_of
+    from cache.format.commits import ArrayCommit, read_commit
+    from cache.format.layout import commit_path
 
     file = store / "vae/latent/c.0.0.0.0"
     data = bytearray(file.read_bytes())

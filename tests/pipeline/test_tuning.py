@@ -12,8 +12,8 @@ from cache import FeatureStore
 from configs import Config, load_config
 from pipeline.extract import ExtractionError
 from pipeline.job import load_networks
+from pipeline.networks.tuning import compile_parts
 from pipeline.precompute import precompute
-from pipeline.tuning import compile_parts
 
 RANDOM = ["dataset.size=4", "backbone.weights=random", "extraction.device=cpu"]
 

@@ -9,8 +9,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from pipeline.injection import adder
-from pipeline.unet import (
+from pipeline.networks.injection import adder
+from pipeline.networks.unet import (
     LAYER_SITE,
     Prefix,
     UnsupportedUNet,

@@ -22,19 +22,19 @@ from torch import Tensor
 from cache import FeatureStore, verify_store
 from cli import main
 from configs import BackboneConfig, ConfigError, TimmConfig, load_config
-from pipeline.backbone import load_backbone
-from pipeline.checkpoints import BackboneError
 from pipeline.compute import Progress
 from pipeline.cost import measure_cost
 from pipeline.extract import ExtractionError
-from pipeline.precompute import precompute
-from pipeline.vision import (
+from pipeline.networks.backbone import load_backbone
+from pipeline.networks.checkpoints import BackboneError
+from pipeline.networks.vision import (
     DINO_POOLED,
     DINO_TOKENS,
     VisionExtractor,
     VisionTower,
     load_vision,
 )
+from pipeline.precompute import precompute
 from tests import tiny
 from tests.oracle.images import letterbox, read_rgb
 

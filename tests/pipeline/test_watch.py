@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.watch import FLOOR, SLOWER, ShardWatch, Shares, share_table
+from pipeline.workers.watch import FLOOR, SLOWER, ShardWatch, Shares, share_table
 
 
 class Clock:

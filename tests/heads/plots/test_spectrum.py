@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cache.spectrum import Spectrum, power_spectrum, radii
+from cache.insight.spectrum import Spectrum, power_spectrum, radii
 from heads.plots import PlotError, SpectrumMeter, spectrum_figure
 
 

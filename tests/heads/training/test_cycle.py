@@ -15,7 +15,7 @@ from heads.training import cycle
 from heads.training.checkpoint import Checkpoint, save_checkpoint
 from heads.training.cycle import train_cycle
 from heads.training.run import Run
-from pipeline.injection import open_injection
+from pipeline.networks.injection import open_injection
 from tests.heads.worlds import (
     World,
     assert_equal_weights,

@@ -31,7 +31,7 @@ from heads.training.run import Run, RunError
 from heads.training.train import train
 from heads.training.trainer import State, TrainProgress, fit, validate
 from pipeline.datasets.shapes import ShapesDataset
-from pipeline.injection import load_injection
+from pipeline.networks.injection import load_injection
 from tests import tiny
 from tests.heads.worlds import World, assert_equal_weights, complaint, curve, ok, sets, weights
 
@@ -532,7 +532,7 @@ def test_two_tasks_from_one_store_never_touch_a_network(
     def refuse(*arguments: Any, **options: Any) -> None:
         raise AssertionError("the backbone was loaded")
 
-    for place in ("pipeline.backbone", "heads.training.experiment", "pipeline.job"):
+    for place in ("pipeline.networks.backbone", "heads.training.experiment", "pipeline.job"):
         monkeypatch.setattr(f"{place}.load_backbone", refuse)
     files = {path: path.stat().st_mtime_ns for path in world.store.rglob("*")}
     for task in ("retrieval", "correspondence"):

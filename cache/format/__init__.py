@@ -1,0 +1,1 @@
+"""What a store is on disk: names, documents, records and their bytes."""

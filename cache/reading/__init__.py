@@ -1,0 +1,1 @@
+"""Image ids in, tensors out."""

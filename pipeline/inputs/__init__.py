@@ -1,0 +1,1 @@
+"""From a dataset's files, or from stored latents, to what the networks take."""

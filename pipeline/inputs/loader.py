@@ -1,0 +1,217 @@
+"""Reading, hashing, decoding and squaring images in worker processes, ahead of the accelerator."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from cache import ImageRecord
+from configs.schema import Pad
+from pipeline.datasets.base import Dataset, DatasetError
+from pipeline.inputs.images import ImageError, letterbox
+
+RETRY_PAUSES = (0.1, 1.0)
+"""Seconds to wait before reading a file again that could not be read."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+class LoadingError(DatasetError):
+    """Pictures cannot be read at present; nothing is said of the pictures themselves."""
+
+
+@dataclass(frozen=True)
+class SquareBatch:
+    """Images of one piece of work, decoded.
+
+    `squares` is uint8 [B, 3, R, R] and belongs to `rows`; `unreadable` gives the rows that could
+    not be decoded and why; `seconds` is the time a worker spent on them.
+    """
+
+    key: int
+    rows: list[int]
+    squares: np.ndarray
+    unreadable: dict[int, str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Rows to decode together; `key` says which piece of work they belong to."""
+
+    key: int
+    rows: Sequence[int]
+
+
+class _Squares(TorchDataset["SquareBatch | LoadingError"]):
+    """Item i is a whole batch: one message per batch between processes, not one per image.
+
+    An error is returned, not raised: DataLoader would wrap it in a worker's traceback.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        images: Sequence[ImageRecord],
+        batches: Sequence[RowBatch],
+        resolution: int,
+        pad: Pad,
+    ) -> None:
+        self._dataset = dataset
+        self._images = {row: images[row] for batch in batches for row in batch.rows}
+        self._batches = batches
+        self._resolution = resolution
+        self._pad = pad
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> SquareBatch | LoadingError:
+        start = time.perf_counter()
+        batch = self._batches[index]
+        rows, squares, unreadable = [], [], {}
+        for row in batch.rows:
+            try:
+                squares.append(self._square(self._images[row]))
+                rows.append(row)
+            except ImageError as error:
+                unreadable[row] = str(error)
+            except LoadingError as error:
+                return error
+        side = self._resolution
+        stacked = np.stack(squares) if squares else np.empty((0, 3, side, side), np.uint8)
+        return SquareBatch(batch.key, rows, stacked, unreadable, time.perf_counter() - start)
+
+    def _square(self, image: ImageRecord) -> np.ndarray:
+        """One image as uint8 [3, R, R]."""
+        data = self._read(image.id)
+        if hashlib.sha256(data).hexdigest() != image.sha256:
+            raise ImageError("the file changed after it was listed; a new store takes the new one")
+        picture = self._dataset.decode(image.id, data)
+        return letterbox(picture, self._resolution, self._pad).transpose(2, 0, 1)
+
+    def _read(self, image_id: str) -> bytes:
+        """The file's bytes. A picture is given up only if the dataset no longer has it.
+
+        Any other failure may be the disk's or the network's: it is tried again, then it stops
+        the job, which can go on later.
+        """
+        for pause in (*RETRY_PAUSES, None):
+            try:
+                return self._dataset.read(image_id)
+            except FileNotFoundError as error:
+                if image_id not in self._dataset.ids:
+                    raise ImageError("no longer in the dataset") from None
+                reason = error.strerror
+            except OSError as error:
+                reason = error.strerror or str(error)
+            if pause is not None:
+                time.sleep(pause)
+        raise LoadingError(
+            f"{image_id}: cannot be read ({reason}); finished shards are kept, run the same "
+            "command again when it can be"
+        )
+
+
+def load_squares(
+    dataset: Dataset,
+    images: Sequence[ImageRecord],
+    batches: Sequence[RowBatch],
+    resolution: int,
+    pad: Pad,
+    workers: int,
+    in_threads: bool = False,
+) -> Generator[SquareBatch]:
+    """Decoded batches in order; at most two per worker are held ready.
+
+    Close it where it is not read to its end: its processes live as long as it does.
+
+    Args:
+        images: the store's records; rows index into it.
+        workers: processes; 0 decodes in this one.
+        in_threads: take so many threads instead, where processes cannot be started.
+
+    Raises:
+        LoadingError: a file that is there cannot be read, or a worker died.
+    """
+    squares = _Squares(dataset, images, batches, resolution, pad)
+    loader = _in_threads if in_threads and workers else _in_processes
+    with closing(loader(squares, workers)) as loaded:
+        for batch in loaded:
+            if isinstance(batch, LoadingError):
+                raise batch
+            yield batch
+
+
+def _in_threads(squares: _Squares, workers: int) -> Generator[SquareBatch | LoadingError]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decoder")
+    try:
+        ahead: deque[Future[SquareBatch | LoadingError]] = deque()
+        for index in range(len(squares)):
+            ahead.append(pool.submit(squares.__getitem__, index))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        # A thread in a read that does not end is not waited for.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_processes(squares: _Squares, workers: int) -> Generator[SquareBatch | LoadingError]:
+    # Batches travel as numpy arrays through pipes: shared memory is small in many containers.
+    loader = DataLoader(
+        squares,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        collate_fn=_as_is,
+        worker_init_fn=_end_with_parent,
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LoadingError(
+            "a decoding process died (out of memory?); finished shards are kept, run the same "
+            "command again, with --set extraction.workers=0 if it happens again"
+        ) from None
+
+
+def _end_with_parent(worker: int) -> None:
+    """Set up a decoding process so that it neither outlives nor outshouts its parent."""
+    # Signals to the whole group (Ctrl-C, a scheduler's SIGTERM) are the parent's to answer: it
+    # then asks its workers to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # Killed, the parent cannot tell it; blocked on a full pipe, it would wait for ever.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def auto_workers(device: torch.device) -> int:
+    """Decoding processes: one beside a CPU that also computes, up to eight beside a GPU."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return 1 if device.type == "cpu" else max(1, min(8, cores - 1))
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

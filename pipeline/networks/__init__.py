@@ -1,0 +1,1 @@
+"""The frozen networks: their weights, what they compute, where CLIP is injected."""

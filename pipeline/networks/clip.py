@@ -1,0 +1,307 @@
+"""Frozen CLIP: the visual tower of an open_clip model."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import timm
+import torch
+import yaml
+from open_clip import CLIP, CustomTextCLIP
+from torch import Tensor, nn
+
+from configs import ClipConfig, preset_names, preset_text
+from pipeline.networks.architecture import check_fits, check_numbers
+from pipeline.networks.checkpoints import (
+    CLIP_WEIGHTS,
+    BackboneError,
+    check_safetensors_file,
+    one_line,
+    packaged_weights,
+    read_json,
+)
+from pipeline.networks.digest import digest_tensors
+from pipeline.networks.stable_diffusion import RANDOM_SEED
+
+QUICK_GELU_HINT = "OpenAI's weights need QuickGELU: use the model name that ends in -quickgelu"
+
+
+@dataclass(frozen=True)
+class ClipVision:
+    """A frozen visual tower, float32 on the CPU, and how its input is normalised.
+
+    `tokens` is the token map's shape (D, h, w), `embedding` the length E of the image embedding;
+    `mean` and `std` are per RGB channel in [0, 1].
+    """
+
+    visual: nn.Module
+    tokens: tuple[int, int, int]
+    embedding: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    digest: str
+
+    @property
+    def width(self) -> int:
+        """Channels D of the token map."""
+        return self.tokens[0]
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    name: str
+    model: dict[str, Any]
+    preprocess: dict[str, Any]
+
+
+def load_clip(config: ClipConfig, resolution: int, random_weights: bool = False) -> ClipVision:
+    """Build the tower for square images of `resolution` pixels and load its weights.
+
+    Position embeddings are interpolated where the weights were trained at another size, as
+    open_clip does. Raises BackboneError for unknown names, missing or damaged files, weights
+    that do not fit the model, and an activation that does not match the weights.
+    """
+    architecture = _read_architecture(config.model)
+    preprocess = dict(architecture.preprocess)
+    weights: Path | None = None
+    if not random_weights:
+        weights, tag = _find_weights(config)
+        preprocess |= {key: tag[key] for key in ("mean", "std") if key in tag}
+    with torch.device("meta"):
+        check_fits(build_clip(config, resolution), config.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        model = build_clip(config, resolution)
+    if weights is not None:
+        _load_weights(model, weights, architecture)
+    visual = model.visual.eval().requires_grad_(False)
+    mean = _rgb(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN), "mean", config.model)
+    std = _rgb(preprocess.get("std", open_clip.OPENAI_DATASET_STD), "std", config.model)
+    if min(std) <= 0:
+        raise BackboneError(f"{config.model}: std is {list(std)}; it must be above zero")
+    vision = {k: v for k, v in architecture.model["vision_cfg"].items() if k != "image_size"}
+    quick_gelu = bool(architecture.model.get("quick_gelu", False))
+    digest = digest_tensors(
+        visual.state_dict(), {"vision": vision, "quick_gelu": quick_gelu, "mean": mean, "std": std}
+    )
+    tokens, embedding = clip_shapes(visual, resolution)
+    return ClipVision(visual, tokens, embedding, mean, std, digest)
+
+
+def build_clip(config: ClipConfig, resolution: int) -> CLIP | CustomTextCLIP:
+    """The open_clip model with whatever weights it initialises to."""
+    model = copy.deepcopy(_read_architecture(config.model).model)
+    patch = model["vision_cfg"].get("patch_size")
+    if isinstance(patch, int) and patch < 1:
+        raise BackboneError(f"{config.model}: patch_size is {patch}; it must be 1 or more")
+    if isinstance(patch, int) and resolution % patch:
+        raise BackboneError(
+            f"backbone.resolution {resolution} is not a multiple of CLIP's patch size {patch}; "
+            f"use {max(1, round(resolution / patch)) * patch}"
+        )
+    model["vision_cfg"]["image_size"] = resolution
+    custom_text = model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]
+    for section, key in (
+        ("text_cfg", "hf_model_pretrained"),
+        ("vision_cfg", "timm_model_pretrained"),
+    ):
+        if key in model[section]:
+            model[section][key] = False
+    try:
+        return (CustomTextCLIP if custom_text else CLIP)(**model)
+    except Exception as error:
+        # open_clip has no error of its own for a configuration it cannot build.
+        raise BackboneError(
+            f"{config.model}: open_clip cannot build this model ({one_line(error)})"
+        ) from None
+
+
+def clip_features(visual: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Token map [B, D, h, w] of the last block before `ln_post` (no CLS), and the embedding [B, E].
+
+    `images` are normalised with the tower's own mean and standard deviation, [B, 3, R, R].
+    """
+    out = visual.forward_intermediates(
+        images, indices=1, normalize_intermediates=False, output_fmt="NCHW"
+    )
+    return out["image_intermediates"][-1], out["image_features"]
+
+
+@torch.no_grad()
+def clip_shapes(visual: Any, resolution: int) -> tuple[tuple[int, int, int], int]:
+    """Shape (D, h, w) of the token map and length E of the embedding, by running it once."""
+    if not hasattr(visual, "forward_intermediates"):
+        raise BackboneError(f"{type(visual).__name__} gives no token map; use a vision transformer")
+    device = next(visual.parameters()).device
+    try:
+        tokens, embedding = clip_features(
+            visual, torch.zeros(1, 3, resolution, resolution, device=device)
+        )
+        _, width, height, breadth = tokens.shape
+    except Exception as error:
+        # Whatever a module makes of a setting that nobody has tried.
+        raise BackboneError(
+            f"{type(visual).__name__} gives no token map ({one_line(error)}); "
+            "use a vision transformer"
+        ) from None
+    return (width, height, breadth), embedding.shape[1]
+
+
+def _read_architecture(name: str) -> _Architecture:
+    """A built-in name, an open_clip name, or the path of a JSON model configuration."""
+    if name in preset_names("architecture"):
+        model = yaml.safe_load(preset_text(f"architectures/{name}.yaml")).get("clip")
+        if model:
+            return _Architecture(name, model, {})
+    if name.endswith(".json"):
+        document = read_json(Path(name).expanduser())
+        model = document.get("model_cfg", document)
+        if not isinstance(model, dict) or not all(
+            isinstance(model.get(key), dict) for key in ("vision_cfg", "text_cfg")
+        ):
+            raise BackboneError(f"{name}: not an open_clip configuration (vision_cfg and text_cfg)")
+        check_numbers(document, name)
+        _check_towers(model, name)
+        preprocess = document.get("preprocess_cfg", {})
+        if not isinstance(preprocess, dict):
+            raise BackboneError(f"{name}: preprocess_cfg must be a mapping, of mean and std")
+        return _Architecture(name, model, preprocess)
+    model = open_clip.get_model_config(name)
+    if model is None:
+        raise BackboneError(
+            f"{name}: open_clip has no model of that name (`open_clip.list_models()` lists them); "
+            "or give the path of a .json model configuration"
+        )
+    return _Architecture(name, model, {})
+
+
+def _check_towers(model: dict[str, Any], where: str) -> None:
+    """Refuse a file that names towers elsewhere: building it would fetch what a stranger chose."""
+    if "hf_model_name" in model["text_cfg"]:
+        raise BackboneError(
+            f"{where}: its text tower is a hub model, which is not fetched for a file; "
+            "use the open_clip name of the model"
+        )
+    trunk = model["vision_cfg"].get("timm_model_name")
+    if trunk and not (isinstance(trunk, str) and timm.is_model(trunk)):
+        raise BackboneError(f"{where}: timm has no model {str(trunk)[:60]!r}; use one of its names")
+
+
+def _rgb(values: Any, key: str, where: str) -> tuple[float, float, float]:
+    """Three finite numbers. Raises BackboneError."""
+    try:
+        red, green, blue = (float(value) for value in values)
+    except (TypeError, ValueError):
+        red = green = blue = math.nan
+    if not all(map(math.isfinite, (red, green, blue))):
+        raise BackboneError(f"{where}: {key} must be three numbers, for RGB")
+    return red, green, blue
+
+
+def known_weights(config: ClipConfig) -> tuple[Path | None, dict[str, Any]]:
+    """The local file of the weights, or None and what open_clip knows about their tag.
+
+    Nothing is downloaded. Raises BackboneError where there is neither, and where the model's
+    activation is not the one the weights were trained with.
+    """
+    architecture = _read_architecture(config.model)
+    if not config.pretrained:
+        raise BackboneError(
+            "backbone.clip.pretrained is not set: give an open_clip tag or a local weights file, "
+            "or set backbone.weights=random"
+        )
+    packaged = packaged_weights(config.pretrained, "clip")
+    path = packaged / CLIP_WEIGHTS if packaged else Path(config.pretrained).expanduser()
+    if path.is_file():
+        _check_quick_gelu_of_file(path, architecture)
+        return path, {}
+    tag = open_clip.get_pretrained_cfg(config.model, config.pretrained)
+    if not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(config.model)) or "none"
+        raise BackboneError(
+            f"{config.pretrained}: neither a file nor a tag of {config.model} (tags: {tags})"
+        )
+    _check_quick_gelu(
+        architecture, bool(tag.get("quick_gelu", False)), f"tag {config.pretrained!r}"
+    )
+    return None, tag
+
+
+def _find_weights(config: ClipConfig) -> tuple[Path, dict[str, Any]]:
+    """The weights file, and what open_clip knows about its tag (empty for a local file)."""
+    path, tag = known_weights(config)
+    if path is not None:
+        return path, tag
+    try:
+        return Path(open_clip.download_pretrained(tag)), tag
+    except Exception as error:
+        # The hub client and urllib raise many kinds; all mean that the weights are not here.
+        raise BackboneError(
+            f"{config.model}/{config.pretrained}: weights cannot be downloaded "
+            f"({one_line(error)}); set backbone.clip.pretrained to a local file, "
+            "or backbone.weights=random"
+        ) from None
+
+
+def _check_quick_gelu_of_file(path: Path, architecture: _Architecture) -> None:
+    """A local file says which activation it needs by its own configuration, or by its name."""
+    beside = path.parent / "open_clip_config.json"
+    if beside.is_file():
+        model = read_json(beside).get("model_cfg", {})
+        trained = isinstance(model, dict) and bool(model.get("quick_gelu", False))
+        _check_quick_gelu(architecture, trained, str(path))
+    elif "openai" in path.stem.lower():
+        _check_quick_gelu(architecture, True, str(path))
+
+
+def _check_quick_gelu(architecture: _Architecture, weights_need: bool, weights: str) -> None:
+    model_has = bool(architecture.model.get("quick_gelu", False))
+    if model_has != weights_need:
+        words = {True: "QuickGELU", False: "GELU"}
+        raise BackboneError(
+            f"{architecture.name} uses {words[model_has]} but {weights} was trained with "
+            f"{words[weights_need]}; {QUICK_GELU_HINT if weights_need else 'use the plain name'}"
+        )
+
+
+def _load_weights(model: CLIP | CustomTextCLIP, path: Path, architecture: _Architecture) -> None:
+    if path.suffix == ".safetensors":
+        check_safetensors_file(path)
+    else:
+        _check_archive(path)
+    try:
+        open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
+    except pickle.UnpicklingError:
+        raise BackboneError(
+            f"{path}: holds pickled objects, which can run code when opened; "
+            "convert it to safetensors"
+        ) from None
+    except Exception as error:
+        # torch and open_clip raise KeyError, RuntimeError and others here.
+        raise BackboneError(
+            f"{path}: cannot be loaded into {architecture.name} ({one_line(error)})"
+        ) from None
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what is no PyTorch file, and one that unpacks to more than its own size."""
+    if path.suffix in (".npz", ".npy"):
+        raise BackboneError(f"{path}: NumPy files are not read; convert them to safetensors")
+    if not zipfile.is_zipfile(path):
+        return  # An old PyTorch file, which holds its tensors as they are.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise BackboneError(f"{path}: damaged archive ({one_line(error)})") from None
+    if unpacked > path.stat().st_size:
+        raise BackboneError(
+            f"{path}: is compressed, which PyTorch never does; convert it to safetensors"
+        )

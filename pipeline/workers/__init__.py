@@ -1,0 +1,1 @@
+"""Shards on many dask workers, and a watch over them."""
