@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from heads.commands.bench import bench
+from benchmarks.command import bench
 from heads.commands.completion import completion
 from heads.commands.console import Commands, Terminated, note
 from heads.commands.exchange import cache_export, cache_import, cache_stats

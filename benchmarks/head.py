@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.command import bench
 from benchmarks.counting import N_POINTS, flops
 from benchmarks.released import flow_at, plain_descriptors, plain_flow
 from benchmarks.timing import Kind, Report, Row, Table, Target, take_turns
 from heads.aggregation import AggregationNetwork, Bottleneck, layer_of
-from heads.commands.bench import bench
 from heads.matching import correlate, sample_descriptors, soft_argmax
 
 CHANNELS = {"sd/t195/s3": 640, "sd/t195/s4": 1280, "sd/t195/s5": 1280}

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.command import bench
 from benchmarks.counting import Blueprint, PeakMemory, blueprint, flops, layer_maps, on_meta
 from benchmarks.timing import Fact, Kind, Report, Row, Table, take_turns
 from benchmarks.train import PAPER, opened
 from cache import FeatureStore
 from configs import load_config
-from heads.commands.bench import bench
 from heads.training.experiment import Experiment
 from pipeline.networks.prefix import prefix_shapes
 from pipeline.precompute import precompute

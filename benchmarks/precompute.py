@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.command import bench
 from benchmarks.formats import remove
 from benchmarks.timing import Fact, Report, Row, Table, Target, take_turns
 from cache import StoreWriter
 from cache.format.layout import DEFAULT_SHARD_SIZE
 from configs import Config, load_config
-from heads.commands.bench import bench
 from pipeline.compute import compute_tasks
 from pipeline.cost import measure_cost
-from pipeline.extract import BaseExtractor
+from pipeline.extraction.extract import BaseExtractor
 from pipeline.inputs.collection import Collection, scan
 from pipeline.inputs.loader import RowBatch, auto_workers, load_squares
 from pipeline.job import Job, load_job

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.command import bench
 from benchmarks.formats import (
     BATCH,
     FORMATS,
@@ -34,7 +35,6 @@ from benchmarks.formats import (
     shrunk,
 )
 from benchmarks.timing import Contender, Report, Row, Table, Target, take_turns
-from heads.commands.bench import bench
 
 FEW = ("this store", "h5py, chunked", "raw memmap")
 """What takes turns alone as well: after ten others have filled caches and page tables, a difference

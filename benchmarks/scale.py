@@ -27,18 +27,18 @@ import torch
 import torch.nn.functional as F
 import zarr
 
+from benchmarks.command import bench
 from benchmarks.formats import TorchFiles, remove
 from benchmarks.timing import Fact, Kind, Report, Row, Table, Target, take_turns
 from cache import ArraySpec, FeatureStore, ImageRecord, Recipe, StoreWriter
 from cache.format.commits import ArrayCommit, Commit
 from cache.format.layout import DEFAULT_SHARD_SIZE, commit_path
 from configs import Config, load_config
-from heads.commands.bench import bench
 from heads.metrics.ranking import rank
 from heads.search import search
 from pipeline.compute import compute_tasks
 from pipeline.datasets.base import Dataset
-from pipeline.extract import BaseExtractor, Computed, Computing
+from pipeline.extraction.extract import BaseExtractor, Computed, Computing
 from pipeline.inputs.collection import scan
 from pipeline.job import Job, open_configured
 from pipeline.plan import make_plan

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from cache.format.shardfile import index_bytes
 from configs import load_config
-from pipeline.arrays import array_specs
 from pipeline.cost import measure_cost
+from pipeline.extraction.arrays import array_specs
 from pipeline.networks.vision import VisionGeometry
 
 DATASETS = {

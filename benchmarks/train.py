@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.command import bench
 from benchmarks.counting import LAYERS, N_POINTS, blueprint, flops, layer_maps, on_meta
 from benchmarks.head import convolutions
 from benchmarks.released import flow_at, plain_descriptors, plain_flow, released_maps
@@ -28,17 +29,16 @@ from benchmarks.timing import Fact, Kind, Report, Row, Table, Target, take_turns
 from benchmarks.waiting import waiting
 from configs import Config, load_config
 from heads.aggregation import AggregationNetwork
-from heads.commands.bench import bench
 from heads.matching import correlate, end_point_error, sample_descriptors, soft_argmax
 from heads.sources import LiveFeatures
 from heads.tasks import Located
 from heads.training.experiment import Experiment, open_experiment
-from pipeline.arrays import layer_array
-from pipeline.inputs.images import letterbox
+from pipeline.extraction.arrays import layer_array
 from pipeline.networks.backbone import load_backbone, pick_device
 from pipeline.networks.injection import Injection
 from pipeline.networks.noise import draw_noise
 from pipeline.networks.unet import LAYER_SITE
+from pipeline.pictures.images import letterbox
 from pipeline.precompute import precompute
 
 PAPER = ("sd21-clip-l336", 1280, 60)

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
+from benchmarks.command import bench
 from benchmarks.formats import (
     SHARD_SIZE,
     Hdf5,
@@ -35,7 +36,6 @@ from benchmarks.formats import (
     write_store,
 )
 from benchmarks.timing import Kind, Report, Row, Table, Target, take_turns
-from heads.commands.bench import bench
 
 Write = Callable[[Path, Shapes, Sequence[Maps]], None]
 N_DIFFERENT = 16

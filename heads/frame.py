@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cache import Recipe, StoreError
 from heads.protocols.base import Images
-from pipeline.inputs.images import Letterbox
+from pipeline.pictures.images import Letterbox
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from cache import ImageRecord, ShardTask, TaskWriter
-from pipeline.extract import BaseExtractor, Computed, Computing
+from pipeline.extraction.extract import BaseExtractor, Computed, Computing
 from pipeline.inputs.latents import LatentBatch, load_latents, store_of_latents
 from pipeline.inputs.loader import RowBatch, SquareBatch, load_squares
 from pipeline.job import Job

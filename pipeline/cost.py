@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs import BackboneConfig, ExtractionConfig
-from pipeline.arrays import Geometry, feature_geometry
+from pipeline.extraction.arrays import Geometry, feature_geometry
 from pipeline.networks.backbone import sd_and_clip
 from pipeline.networks.clip import build_clip, clip_shapes
 from pipeline.networks.injection import Injection, adder, load_injection

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from configs import BackboneConfig, ClipConfig, Config, load_config, preset_names
+from pipeline.machine import machine_memory
 
 if TYPE_CHECKING:
     from cache import StorePath
@@ -308,16 +309,6 @@ CHECKS: tuple[Check, ...] = (
     check_dataset,
 )
 """In the order they are told."""
-
-
-def machine_memory() -> int:
-    """Bytes of memory of this machine, or of the container this process is in."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdecimal() else total
 
 
 def why_unreachable(url: str, seconds: float) -> str | None:

@@ -14,22 +14,22 @@ import torch
 
 from cache import ArraySpec, Recipe
 from configs import Config
-from pipeline.arrays import array_specs, feature_geometry, make_recipe
 from pipeline.datasets import open_dataset
 from pipeline.datasets.base import Dataset
 from pipeline.datasets.union import UnionDataset
-from pipeline.extract import BaseExtractor, Extractor, auto_batch_size
+from pipeline.extraction.arrays import array_specs, feature_geometry, make_recipe
+from pipeline.extraction.extract import BaseExtractor, Extractor, auto_batch_size
+from pipeline.extraction.vision import (
+    VisionExtractor,
+    check_extraction,
+    vision_recipe,
+    vision_specs,
+)
 from pipeline.networks.backbone import load_backbone
 from pipeline.networks.injection import load_injection
 from pipeline.networks.prefix import site_digests
 from pipeline.networks.tuning import tune
-from pipeline.networks.vision import (
-    VisionExtractor,
-    check_extraction,
-    load_vision,
-    vision_recipe,
-    vision_specs,
-)
+from pipeline.networks.vision import load_vision
 
 
 @dataclass(frozen=True)

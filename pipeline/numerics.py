@@ -19,9 +19,9 @@ from cache.format.encoding import as_stored
 from cache.units import printable
 from configs import Config
 from pipeline.datasets.base import Dataset, DatasetError
-from pipeline.inputs.images import ImageError, letterbox
 from pipeline.job import load_networks, open_configured
 from pipeline.networks.checkpoints import one_line
+from pipeline.pictures.images import ImageError, letterbox
 
 SAMPLE = 8
 """Images, where nothing is said."""

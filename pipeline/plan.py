@@ -14,11 +14,12 @@ import numpy as np
 from cache import ArraySpec, FeatureStore, NotAStore, RemotePath, StorePath
 from cache.units import human_bytes, human_flops, human_seconds
 from configs import Config
-from pipeline.arrays import array_specs
 from pipeline.cost import Cost, measure_cost, probe_flops_per_second
+from pipeline.extraction.arrays import array_specs
+from pipeline.extraction.vision import vision_specs
 from pipeline.job import open_configured
 from pipeline.networks.backbone import DTYPES, pick_device
-from pipeline.networks.vision import VisionGeometry, vision_specs
+from pipeline.networks.vision import VisionGeometry
 from pipeline.precompute import WHOLE, Part
 
 DISK_MARGIN = 1.02

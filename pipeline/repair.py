@@ -30,9 +30,9 @@ from cache import (
 )
 from cache.units import printable
 from configs import Config
-from pipeline.arrays import LATENT
 from pipeline.compute import Listener, compute_tasks
-from pipeline.extract import BaseExtractor, Computed, Computing
+from pipeline.extraction.arrays import LATENT
+from pipeline.extraction.extract import BaseExtractor, Computed, Computing
 from pipeline.inputs.loader import auto_workers
 from pipeline.job import Job, load_job
 from pipeline.networks.unet import LAYER_SITE

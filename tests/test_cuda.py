@@ -15,8 +15,8 @@ from heads.training.checkpoint import load_checkpoint
 from heads.training.run import Run
 from heads.training.train import train
 from pipeline.job import load_networks
+from pipeline.networks.transfer import Downloader, to_device
 from pipeline.precompute import precompute
-from pipeline.transfer import Downloader, to_device
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 

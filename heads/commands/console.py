@@ -132,7 +132,7 @@ _USER_ERRORS = (
     ("pipeline.networks.checkpoints", "BackboneError"),
     ("pipeline.datasets.base", "DatasetError"),
     ("pipeline.workers.cluster", "ClusterError"),
-    ("pipeline.extract", "ExtractionError"),
+    ("pipeline.extraction.extract", "ExtractionError"),
     ("pipeline.networks.injection", "InjectionError"),
     ("pipeline.networks.unet", "UnsupportedUNet"),
 )

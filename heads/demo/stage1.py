@@ -24,9 +24,9 @@ from heads.demo.records import Planned, Precomputed, Stage1
 from heads.demo.words import duration, expected, outcome
 from heads.explain.choosing import evenly
 from heads.training.experiment import Log
-from pipeline.arrays import CLIP_TOKENS, layer_array
 from pipeline.compute import Listener
-from pipeline.extract import Extractor, auto_batch_size
+from pipeline.extraction.arrays import CLIP_TOKENS, layer_array
+from pipeline.extraction.extract import Extractor, auto_batch_size
 from pipeline.inputs.loader import RowBatch, load_squares
 from pipeline.job import open_configured
 from pipeline.networks.backbone import load_backbone

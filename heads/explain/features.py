@@ -10,8 +10,8 @@ from heads.explain.choosing import evenly, spread
 from heads.explain.opened import Explained, ExplainError, read_picture
 from heads.pca import colour_maps
 from heads.plots import MappedImages, SpectrumMeter
-from pipeline.arrays import LATENT
 from pipeline.datasets.base import Dataset
+from pipeline.extraction.arrays import LATENT
 
 _AT_ONCE = 16
 FUSED = "descriptors of the run"

@@ -13,7 +13,7 @@ from heads.explain.search import find_rankings
 from heads.explain.segmentation import find_masks
 from heads.plots.records import Guess, Mask, Match, Ranking
 from pipeline.datasets.base import DatasetError
-from pipeline.inputs.images import ImageError
+from pipeline.pictures.images import ImageError
 
 N_SHOWN = 6
 

@@ -31,9 +31,9 @@ from heads.plots.style import RIGHT
 from heads.serve.service import Service
 from heads.training.run import RunError
 from heads.use import UseError
-from pipeline.extract import ExtractionError, is_out_of_memory
-from pipeline.inputs.images import ImageError, header_size
-from pipeline.inputs.strokes import is_svg
+from pipeline.extraction.extract import ExtractionError, is_out_of_memory
+from pipeline.pictures.images import ImageError, header_size
+from pipeline.pictures.strokes import is_svg
 
 PAGE = Path(__file__).parent / "page"
 MAX_BYTES = 16 * 2**20

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cache import FeatureStore, Recipe, RecipeMismatch, RemotePath, StoreError
 from heads.sources.ahead import ReadAhead
-from pipeline.transfer import to_device
+from pipeline.networks.transfer import to_device
 
 
 class CachedFeatures:

@@ -14,12 +14,12 @@ from torch.utils.checkpoint import checkpoint
 from cache import FeatureStore, Recipe, StoreError
 from heads.sources.base import SourceError
 from heads.sources.cached import CachedFeatures
-from pipeline.arrays import LATENT, Geometry, feature_geometry, layer_array
+from pipeline.extraction.arrays import LATENT, Geometry, feature_geometry, layer_array
 from pipeline.networks.backbone import Backbone
 from pipeline.networks.noise import add_noise, draw_noise
 from pipeline.networks.prefix import next_block
+from pipeline.networks.transfer import to_device
 from pipeline.networks.unet import LAYER_SITE, Inject, Prefix, advance, block_sequence
-from pipeline.transfer import to_device
 
 _SD_ARRAY = re.compile(r"sd/t(\d+)/(\w+)")
 

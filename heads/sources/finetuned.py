@@ -11,7 +11,7 @@ from cache import FeatureStore, Recipe
 from heads.sources.base import SourceError
 from heads.sources.computed import ComputedFeatures, Features
 from heads.sources.live import LiveOptions
-from pipeline.arrays import LATENT
+from pipeline.extraction.arrays import LATENT
 from pipeline.networks.backbone import Backbone
 from pipeline.networks.unet import begin
 

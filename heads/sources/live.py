@@ -17,7 +17,7 @@ from cache import FeatureStore, Recipe
 from heads.sources.base import SourceError
 from heads.sources.computed import ComputedFeatures, Features
 from heads.sources.prefixes import Memory, Start, StoredPrefixes
-from pipeline.arrays import CLIP_TOKENS, LATENT
+from pipeline.extraction.arrays import CLIP_TOKENS, LATENT
 from pipeline.networks.backbone import Backbone
 from pipeline.networks.injection import Injection, adder
 from pipeline.networks.prefix import inject_at, pack, run_to_site, site_digests, unpack

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cache import FeatureStore
 from heads.sources.cached import CachedFeatures
-from pipeline.arrays import layer_array, prefix_array
+from pipeline.extraction.arrays import layer_array, prefix_array
 
 Start = dict[str, Tensor]
 """Where the UNet stands when it first meets a trained site, that site's injection still to come:

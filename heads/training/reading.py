@@ -11,10 +11,10 @@ from cache import FeatureStore, Recipe, RecipeMismatch, StoreError, StorePath, l
 from configs import Config
 from configs.train import Family
 from heads.protocols.base import Images
-from pipeline.arrays import CLIP_POOLED, CLIP_TOKENS, layer_array
 from pipeline.datasets.base import Dataset, DatasetError
+from pipeline.extraction.arrays import CLIP_POOLED, CLIP_TOKENS, layer_array
+from pipeline.extraction.vision import DINO_POOLED, DINO_TOKENS
 from pipeline.networks.injection import open_injection
-from pipeline.networks.vision import DINO_POOLED, DINO_TOKENS
 
 STORES = Path("stores")
 """Where stores are looked for that nobody named."""

@@ -13,8 +13,8 @@ from PIL import Image
 from heads.plots.records import Picture
 from pipeline.datasets import open_dataset
 from pipeline.datasets.listing import read_image_file
-from pipeline.inputs.images import ImageError, decode_image
-from pipeline.inputs.strokes import RENDER_SIDE, is_svg, render_svg
+from pipeline.pictures.images import ImageError, decode_image
+from pipeline.pictures.strokes import RENDER_SIDE, is_svg, render_svg
 
 IN_MEMORY = "picture"
 """What a picture without a file is called."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.extract import BaseExtractor, Computed, Computing
+from pipeline.extraction.extract import BaseExtractor, Computed, Computing
 
 N_SHARED = 8
 """Pictures whose features are kept for the next head: about 20 MB each at the paper's sizes."""

@@ -28,9 +28,9 @@ from heads.training.learner import build_aggregation, describe_maps
 from heads.training.reading import configured_arrays
 from heads.training.run import Run, RunError
 from heads.use.pictures import LoadedPicture, UseError
-from pipeline.extract import BaseExtractor, Extractor
-from pipeline.inputs.images import letterbox
+from pipeline.extraction.extract import BaseExtractor, Extractor
 from pipeline.job import Networks
+from pipeline.pictures.images import letterbox
 
 N_REMEMBERED = 16
 """Pictures whose descriptors are kept: about 20 MB each at the paper's sizes."""

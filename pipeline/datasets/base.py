@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from pipeline.inputs.images import decode_image, image_size
+from pipeline.pictures.images import decode_image, image_size
 
 Domain = Literal["photo", "sketch"]
 

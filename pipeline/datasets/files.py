@@ -24,7 +24,7 @@ from pipeline.datasets.base import (
 )
 from pipeline.datasets.listing import IMAGE_SUFFIXES, list_files, read_image_file, summarise
 from pipeline.datasets.subset import balanced_subset
-from pipeline.inputs.strokes import RENDER_SIDE, is_svg, render_svg
+from pipeline.pictures.strokes import RENDER_SIDE, is_svg, render_svg
 
 _DOMAIN_WORDS: Mapping[Domain, frozenset[str]] = {
     "photo": frozenset({"photo", "photos", "image", "images", "imageresized"}),

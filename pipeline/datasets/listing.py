@@ -11,7 +11,7 @@ from errno import EFBIG
 from pathlib import Path
 
 from pipeline.datasets.base import Skipped
-from pipeline.inputs.images import MAX_FILE_BYTES
+from pipeline.pictures.images import MAX_FILE_BYTES
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset({

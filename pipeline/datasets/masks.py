@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.datasets.base import DatasetError, Label, Skipped, normalise_category
 from pipeline.datasets.listing import list_files, read_image_file
-from pipeline.inputs.images import ImageError, decode_foreground, image_size
+from pipeline.pictures.images import ImageError, decode_foreground, image_size
 
 MASK_SUFFIXES = frozenset({".png", ".bmp", ".gif", ".tif", ".tiff"})
 """Lossless formats only: JPEG noise around zero would become foreground."""

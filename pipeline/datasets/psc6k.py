@@ -16,7 +16,7 @@ from pipeline.datasets.base import Annotations, DatasetError, Label, Pair, norma
 from pipeline.datasets.files import FileDataset, first_domain
 from pipeline.datasets.listing import IMAGE_SUFFIXES
 from pipeline.datasets.sketchy import RENDERING, SKETCH_STEM
-from pipeline.inputs.images import ImageError
+from pipeline.pictures.images import ImageError
 
 FRAME = 256
 """Side in pixels of the square the published points are given in."""

@@ -15,8 +15,8 @@ from PIL import Image
 from pipeline.datasets.base import Label, normalise_category
 from pipeline.datasets.files import FileDataset, class_folder_labels
 from pipeline.datasets.listing import IMAGE_SUFFIXES
-from pipeline.inputs.images import ImageError
-from pipeline.inputs.strokes import RENDER_SIDE, render_strokes
+from pipeline.pictures.images import ImageError
+from pipeline.pictures.strokes import RENDER_SIDE, render_strokes
 
 _PUBLISHED_PREFIX = re.compile(r"full_(simplified|raw|numpy_bitmap)_")
 _SAFE_KEY = re.compile(r"[0-9A-Za-z_-]+")

@@ -1,1 +1,1 @@
-"""From a dataset's files, or from stored latents, to what the networks take."""
+"""What precompute goes through: a dataset's images, ahead of the networks, or stored latents."""

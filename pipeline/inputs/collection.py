@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cache import ImageRecord
 from pipeline.datasets.base import Dataset, Skipped
-from pipeline.inputs.images import ImageError
+from pipeline.pictures.images import ImageError
 
 _WINDOW = 1024
 """Images handed to the threads at a time: bounds what waits, whatever the dataset's size."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cache import DamagedStore, FeatureStore, ShardTask, StorePath
-from pipeline.arrays import CLIP_POOLED, CLIP_TOKENS, LATENT
+from pipeline.extraction.arrays import CLIP_POOLED, CLIP_TOKENS, LATENT
 from pipeline.inputs.loader import RowBatch
 
 

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset as TorchDataset
 from cache import ImageRecord
 from configs.schema import Pad
 from pipeline.datasets.base import Dataset, DatasetError
-from pipeline.inputs.images import ImageError, letterbox
+from pipeline.pictures.images import ImageError, letterbox
 
 RETRY_PAUSES = (0.1, 1.0)
 """Seconds to wait before reading a file again that could not be read."""

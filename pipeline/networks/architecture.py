@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.doctor import machine_memory
+from pipeline.machine import machine_memory
 from pipeline.networks.checkpoints import BackboneError
 
 MAX_NUMBER = 2**21

@@ -15,8 +15,8 @@ from pipeline.networks.clip import ClipVision, clip_features, load_clip
 from pipeline.networks.injection import adder
 from pipeline.networks.noise import add_noise
 from pipeline.networks.stable_diffusion import load_stable_diffusion, random_stable_diffusion
+from pipeline.networks.transfer import to_device
 from pipeline.networks.unet import extract, site_channels
-from pipeline.transfer import to_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.networks.digest import digest_tensors
 from pipeline.networks.injection import Injection, adder
 from pipeline.networks.noise import add_noise
+from pipeline.networks.transfer import to_device
 from pipeline.networks.unet import (
     LAYER_SITE,
     Inject,
@@ -26,7 +27,6 @@ from pipeline.networks.unet import (
     site_channels,
     unused_skips,
 )
-from pipeline.transfer import to_device
 
 if TYPE_CHECKING:
     from pipeline.networks.backbone import Backbone

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cache import ArraySpec, Recipe
-from configs import BackboneConfig, ExtractionConfig, TimmConfig
-from pipeline.arrays import make_recipe
-from pipeline.extract import BoundedExtractor, Computing
+from configs import BackboneConfig, TimmConfig
 from pipeline.networks.architecture import check_fits, check_numbers
 from pipeline.networks.backbone import compute_in
 from pipeline.networks.checkpoints import BackboneError, check_safetensors_file, one_line, read_json
 from pipeline.networks.digest import digest_tensors
 from pipeline.networks.stable_diffusion import RANDOM_SEED
-from pipeline.transfer import to_device
-
-DINO_TOKENS = "dino/tokens"
-DINO_POOLED = "dino/pooled"
+from pipeline.networks.transfer import to_device
 
 _PATCHES = "patch_embed.proj.weight"
 _POSITIONS = "pos_embed"
@@ -66,32 +59,6 @@ class VisionTower:
         pixels = (to_device(squares, self.device).float() / 255.0 - mean) / std
         tokens, pooled = vision_features(self.model, pixels.to(self.dtype))
         return tokens.float().contiguous(), pooled.float().contiguous()
-
-
-class VisionExtractor(BoundedExtractor):
-    """Computes `dino/tokens` and `dino/pooled` of batches of images, in bounded memory.
-
-    Args:
-        tower: the frozen transformer.
-        batch_size: images in one pass; halved, for good, whenever the device's memory is full.
-    """
-
-    def __init__(self, tower: VisionTower, batch_size: int) -> None:
-        super().__init__(tower.device, batch_size)
-        self.tower = tower
-
-    def start(
-        self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
-    ) -> Computing:
-        """As for every extractor; the content hashes matter only to noise, and there is none."""
-
-        def compute(part: slice) -> dict[str, Tensor]:
-            pixels = torch.from_numpy(np.ascontiguousarray(squares[part]))
-            tokens, pooled = self.tower.encode(pixels)
-            found = {DINO_TOKENS: tokens, DINO_POOLED: pooled}
-            return {name: found[name] for name in arrays}
-
-        return self._in_passes(len(squares), compute)
 
 
 def load_vision(
@@ -201,35 +168,6 @@ def vision_geometry(blank: nn.Module, resolution: int) -> VisionGeometry:
             f"{type(blank).__name__} gives no token map ({one_line(error)}); "
             "use a vision transformer"
         ) from None
-
-
-def check_extraction(extraction: ExtractionConfig) -> None:
-    """Raise BackboneError where an extraction asks for a UNet: an injection or a prefix.
-
-    Timesteps, layers, seed and ensemble say nothing about a timm backbone.
-    """
-    for key in ("injection", "prefix"):
-        if getattr(extraction, key) is not None:
-            raise BackboneError(
-                f"extraction.{key}: a timm backbone has no UNet; set it to null, "
-                "or choose a backbone with sd and clip"
-            )
-
-
-def vision_specs(geometry: VisionGeometry, extraction: ExtractionConfig) -> list[ArraySpec]:
-    """The arrays of a timm backbone; the descriptor is always float32. Raises as above."""
-    check_extraction(extraction)
-    return [
-        ArraySpec(DINO_TOKENS, geometry.tokens, extraction.store_dtype),
-        ArraySpec(DINO_POOLED, (geometry.pooled,), "float32"),
-    ]
-
-
-def vision_recipe(digest: str, resolution: int, extraction: ExtractionConfig) -> Recipe:
-    """Everything that changes a number of a timm backbone: nothing of noise is in it."""
-    fields = make_recipe({"vision": digest}, resolution, extraction, None).fields
-    matters = ("vision", "resolution", "preprocessing", "precision", "store_dtype")
-    return Recipe({key: fields[key] for key in matters})
 
 
 @dataclass(frozen=True)

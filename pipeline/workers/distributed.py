@@ -28,7 +28,7 @@ from cache.units import human_seconds
 from configs import Config
 from pipeline.compute import Listener, Progress, compute_tasks
 from pipeline.datasets.base import DatasetError
-from pipeline.extract import ExtractionError
+from pipeline.extraction.extract import ExtractionError
 from pipeline.inputs.loader import auto_workers
 from pipeline.job import Job, load_job
 from pipeline.networks.checkpoints import BackboneError

@@ -23,7 +23,7 @@ from benchmarks.timing import Row, Table, Target, spread, take_turns
 from configs import load_config
 from heads.aggregation import AggregationNetwork
 from heads.matching import correlate, sample_descriptors, soft_argmax
-from pipeline.extract import Extractor
+from pipeline.extraction.extract import Extractor
 from pipeline.networks.backbone import load_backbone
 from pipeline.networks.noise import draw_noise
 from tests.heads.worlds import World

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cache import Recipe, StoreError
 from heads.frame import Frame
-from pipeline.inputs.images import Letterbox, Pad, letterbox
+from pipeline.pictures.images import Letterbox, Pad, letterbox
 
 PADS = get_args(Pad)
 EXAMPLES = settings(max_examples=40, deadline=None)

@@ -19,9 +19,9 @@ from pipeline.datasets import open_dataset
 from pipeline.datasets.base import DatasetError
 from pipeline.datasets.masks import load_mask
 from pipeline.datasets.quickdraw import QuickDrawDataset
-from pipeline.inputs import images
-from pipeline.inputs.images import ImageError, decode_foreground, decode_image, image_size
-from pipeline.inputs.strokes import render_strokes, render_svg
+from pipeline.pictures import images
+from pipeline.pictures.images import ImageError, decode_foreground, decode_image, image_size
+from pipeline.pictures.strokes import render_strokes, render_svg
 from tests.heads.worlds import complaint, ok
 from tests.hostile.bounds import bounded
 from tests.hostile.mutate import damaged, damaged_json

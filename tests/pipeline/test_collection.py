@@ -8,7 +8,7 @@ import json
 from cache import ImageRecord
 from pipeline.datasets import open_dataset
 from pipeline.inputs.collection import scan
-from pipeline.inputs.strokes import RENDER_SIDE
+from pipeline.pictures.strokes import RENDER_SIDE
 from tests.pipeline.trees import image_bytes, write_images, write_text
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from configs import BackboneConfig, ClipConfig, ExtractionConfig, SDConfig, load_config
-from pipeline.arrays import array_specs
 from pipeline.cost import measure_cost
-from pipeline.extract import Extractor
+from pipeline.extraction.arrays import array_specs
+from pipeline.extraction.extract import Extractor
 from pipeline.networks.backbone import load_backbone
 from tests import tiny
 

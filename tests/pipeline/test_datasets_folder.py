@@ -10,7 +10,7 @@ import pytest
 from pipeline.datasets import open_dataset
 from pipeline.datasets.base import DatasetError, Label
 from pipeline.datasets.folder import FolderDataset
-from pipeline.inputs.strokes import RENDER_SIDE
+from pipeline.pictures.strokes import RENDER_SIDE
 from tests.pipeline.trees import image_bytes, write_images, write_text
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.datasets.base import DatasetError, Label
 from pipeline.datasets.quickdraw import QuickDrawDataset
-from pipeline.inputs.images import ImageError
-from pipeline.inputs.strokes import RENDER_SIDE, render_strokes
+from pipeline.pictures.images import ImageError
+from pipeline.pictures.strokes import RENDER_SIDE, render_strokes
 from tests.pipeline.trees import write_images, write_text
 
 STROKES = [[[0, 50, 255], [0, 90, 10]], [[20], [30]]]

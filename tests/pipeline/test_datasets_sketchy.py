@@ -12,7 +12,7 @@ from pipeline.datasets import open_dataset
 from pipeline.datasets.base import DatasetError, Label
 from pipeline.datasets.sketchy import SketchyDataset
 from pipeline.datasets.tuberlin import TUBerlinDataset
-from pipeline.inputs.strokes import RENDER_SIDE
+from pipeline.pictures.strokes import RENDER_SIDE
 from tests.pipeline.trees import write_images, write_text
 
 PLAIN = [

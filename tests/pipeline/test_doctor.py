@@ -20,6 +20,7 @@ from configs import load_config
 from heads.doctor import check_protocol, diagnose
 from pipeline import doctor
 from pipeline.doctor import Asked, Finding, examine, why_unreachable
+from pipeline.machine import machine_memory
 from tests.tiny import save_tiny_clip, save_tiny_sd, truncate, write_images
 
 NANO = ["backbone.weights=random", "dataset.size=40"]
@@ -182,7 +183,7 @@ def test_little_memory_and_few_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_of_this_machine() -> None:
-    assert doctor.machine_memory() > 2**26
+    assert machine_memory() > 2**26
 
 
 def test_a_store_that_does_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

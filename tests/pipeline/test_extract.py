@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from configs import BackboneConfig, ClipConfig, ExtractionConfig, SDConfig
-from pipeline.extract import ExtractionError, Extractor, auto_batch_size, is_out_of_memory
+from pipeline.extraction.extract import (
+    ExtractionError,
+    Extractor,
+    auto_batch_size,
+    is_out_of_memory,
+)
 from pipeline.networks.backbone import Backbone, load_backbone
 from pipeline.networks.injection import load_injection
 from tests import tiny

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from pipeline.inputs.images import (
+from pipeline.pictures.images import (
     MAX_PIXELS,
     ImageError,
     Letterbox,

@@ -24,8 +24,8 @@ from configs import (
     SDConfig,
     load_config,
 )
-from pipeline.arrays import Geometry, array_specs, prefix_array
 from pipeline.cost import measure_cost
+from pipeline.extraction.arrays import Geometry, array_specs, prefix_array
 from pipeline.job import load_job
 from pipeline.networks.backbone import Backbone
 from pipeline.networks.checkpoints import BackboneError

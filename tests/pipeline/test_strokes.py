@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.inputs.images import ImageError
-from pipeline.inputs.strokes import MARGIN, STROKE_WIDTH, is_svg, render_strokes, render_svg
+from pipeline.pictures.images import ImageError
+from pipeline.pictures.strokes import MARGIN, STROKE_WIDTH, is_svg, render_strokes, render_svg
 
 OPEN = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100">'
 
@@ -160,8 +160,8 @@ def test_an_svg_cannot_read_files(tmp_path, monkeypatch, body):
 def test_deep_nesting_does_not_overflow_the_renderer():
     """At 500 groups resvg itself overflows its stack and takes the process with it."""
     code = (
-        "from pipeline.inputs.strokes import render_svg\n"
-        "from pipeline.inputs.images import ImageError\n"
+        "from pipeline.pictures.strokes import render_svg\n"
+        "from pipeline.pictures.images import ImageError\n"
         "group = '<g opacity=\"0.5\">'\n"
         f"data = lambda n: ({OPEN!r} + group * n + '</g>' * n + '</svg>').encode()\n"
         "render_svg(data(60), 64)\n"

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-import pipeline.extract as extract
+import pipeline.extraction.extract as extract
 from cache import FeatureStore, verify_store
 from configs import Config, DatasetConfig, load_config
-from pipeline.extract import Extractor
+from pipeline.extraction.extract import Extractor
+from pipeline.networks.transfer import Downloader, to_device
 from pipeline.precompute import PrecomputeReport, precompute
-from pipeline.transfer import Downloader, to_device
 from tests import tiny
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ import torch
 
 from cache import FeatureStore
 from configs import Config, load_config
-from pipeline.extract import ExtractionError
+from pipeline.extraction.extract import ExtractionError
 from pipeline.job import load_networks
 from pipeline.networks.tuning import compile_parts
 from pipeline.precompute import precompute

@@ -24,16 +24,11 @@ from cli import main
 from configs import BackboneConfig, ConfigError, TimmConfig, load_config
 from pipeline.compute import Progress
 from pipeline.cost import measure_cost
-from pipeline.extract import ExtractionError
+from pipeline.extraction.extract import ExtractionError
+from pipeline.extraction.vision import DINO_POOLED, DINO_TOKENS, VisionExtractor
 from pipeline.networks.backbone import load_backbone
 from pipeline.networks.checkpoints import BackboneError
-from pipeline.networks.vision import (
-    DINO_POOLED,
-    DINO_TOKENS,
-    VisionExtractor,
-    VisionTower,
-    load_vision,
-)
+from pipeline.networks.vision import VisionTower, load_vision
 from pipeline.precompute import precompute
 from tests import tiny
 from tests.oracle.images import letterbox, read_rgb

@@ -16,7 +16,7 @@ from heads.matching import correlate, sample_descriptors
 from heads.tasks.correspondence import best_points
 from heads.training.run import open_run
 from heads.use import UseError, grid_points, load_picture, match, open_trained
-from pipeline.inputs.images import Letterbox
+from pipeline.pictures.images import Letterbox
 from tests.heads.use.conftest import Open
 from tests.heads.worlds import World, complaint, ok
 

@@ -9,10 +9,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from cache import ArraySpec, Recipe
 from configs import ExtractionConfig
-from pipeline.inputs.strokes import RENDER_SIDE
 from pipeline.networks.checkpoints import BackboneError
 from pipeline.networks.prefix import prefix_shapes
 from pipeline.networks.unet import LAYER_SITE, site_channels
+from pipeline.pictures.strokes import RENDER_SIDE
 
 CLIP_TOKENS = "clip/tokens"
 CLIP_POOLED = "clip/pooled"

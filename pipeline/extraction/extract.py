@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from configs import ExtractionConfig
-from pipeline.arrays import (
+from pipeline.extraction.arrays import (
     CLIP_POOLED,
     CLIP_TOKENS,
     LATENT,
@@ -27,7 +27,7 @@ from pipeline.networks.checkpoints import one_line
 from pipeline.networks.injection import Injection
 from pipeline.networks.noise import draw_noise
 from pipeline.networks.prefix import features_and_prefix
-from pipeline.transfer import Download, Downloader, to_device
+from pipeline.networks.transfer import Download, Downloader, to_device
 
 
 class ExtractionError(RuntimeError):

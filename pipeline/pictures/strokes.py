@@ -17,7 +17,7 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-from pipeline.inputs.images import ImageError
+from pipeline.pictures.images import ImageError
 
 RENDER_SIDE = 384
 """Pixels of the square vector drawings are rendered in: above the presets' 336, so that the
