@@ -86,17 +86,15 @@ def plan(
 
     CONFIG is a YAML file or the name of a preset. Exits with 1 if the disk is too small.
     """
-    from cache.units import human_bytes
     from configs import load_config
     from pipeline.plan import make_plan
 
     made = make_plan(load_config(config, overrides), out, part)
     click.echo(json.dumps(made.as_json(), indent=2) if as_json else made.as_text())
-    if made.bytes_free is not None and not made.fits:
+    if made.shortage is not None:
         raise click.ClickException(
-            f"{made.place} has {human_bytes(made.bytes_free)} free but the store needs "
-            f"{human_bytes(made.bytes_needed)}; choose another disk with --out, fewer layers or "
-            "timesteps, or --set extraction.store_dtype=int8"
+            f"{made.shortage}; choose another disk with --out, fewer layers or timesteps, "
+            "or --set extraction.store_dtype=int8"
         )
 
 

@@ -54,6 +54,14 @@ class Plan:
         return self.bytes_free is None or self.bytes_needed <= self.bytes_free
 
     @property
+    def shortage(self) -> str | None:
+        """What the disk lacks, in words; None where the store fits."""
+        if self.bytes_free is None or self.fits:
+            return None
+        free, needed = human_bytes(self.bytes_free), human_bytes(self.bytes_needed)
+        return f"{self.place} has {free} free but the store needs {needed}"
+
+    @property
     def seconds(self) -> float:
         """Rough time for the images still to do, from a short probe of this machine."""
         if self.flops_per_second is None:

@@ -16,7 +16,6 @@ from cache import (
     describe_store,
     verify_store,
 )
-from cache.units import human_bytes
 from configs import Config
 from heads.demo.gallery import mapped_pair, one_pair_per_category, picture_pair
 from heads.demo.measure import Compute, Prepare, compare_with_zarr, data_files, measure_reading
@@ -103,11 +102,8 @@ class _Steps:
 
     def plan(self) -> Planned:
         plan = make_plan(self.config, self.store_path)
-        if plan.bytes_free is not None and not plan.fits:
-            raise StoreError(
-                f"{plan.place} has {human_bytes(plan.bytes_free)} free but the demo needs "
-                f"{human_bytes(plan.bytes_needed)}; choose another disk with --out"
-            )
+        if plan.shortage is not None:
+            raise StoreError(f"{plan.shortage}; choose another disk with --out")
         return Planned(
             n_to_do=plan.n_to_do,
             bytes_needed=plan.bytes_needed,

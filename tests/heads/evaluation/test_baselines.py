@@ -319,9 +319,9 @@ class Watched:
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._store
 
-    def read(self, ids: Sequence[str], arrays: Sequence[str]) -> Any:
+    def read(self, ids: Sequence[str], arrays: Sequence[str], pin: bool) -> Any:
         self._asked += arrays
-        return self._store.read(ids, arrays)
+        return self._store.read(ids, arrays, pin=pin)
 
 
 def test_another_networks_square_is_its_own(tmp_path: Path) -> None:
