@@ -11,6 +11,9 @@ from cache.errors import NonFiniteError, StoreError
 from cache.format.layout import INT8_HOLE, SCALE_SUFFIX, ArraySpec, ZarrArray
 
 INT8_MAX = 127
+PIECE = 2**15
+"""Values that torch casts in one thread. Larger arrays it would share among threads of its own,
+which then take the cores from those that compute the next batch."""
 
 # The bits of positive and negative infinity; NaNs lie above them. Read as integers, the largest
 # positive value shows in the signed maximum and the largest negative one in the unsigned maximum:
@@ -45,6 +48,7 @@ class Encoder:
         self._spec = spec
         self._dtype = spec.zarr_arrays[0].numpy_dtype
         self._scratch = np.empty(spec.shape, self._dtype)
+        self._pieces = torch.from_numpy(self._scratch.reshape(-1)).split(PIECE)
 
     def __call__(self, values: np.ndarray, image_id: str) -> tuple[np.ndarray, ...]:
         """Records in the order of ``spec.zarr_arrays``; valid until the next call.
@@ -69,7 +73,9 @@ class Encoder:
             record = values
         else:
             # torch casts with vector instructions, numpy's float16 is nine times slower.
-            torch.from_numpy(self._scratch).copy_(torch.from_numpy(values))
+            given = torch.from_numpy(values.reshape(-1)).split(PIECE)
+            for piece, theirs in zip(self._pieces, given, strict=True):
+                piece.copy_(theirs)
             record = self._scratch
         if not all_finite(record):
             raise self._not_finite(values, image_id)
