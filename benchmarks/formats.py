@@ -133,6 +133,22 @@ class RawMemmap(Format):
         return self.folder / f"{name.replace('/', '-')}.npy"
 
 
+class RawMemmapAsFloat32(RawMemmap):
+    """The same, cast on the way by torch, which does it several times faster than numpy."""
+
+    def open(self) -> Read:
+        # Never written to: "c" is for torch, which wants arrays that could be.
+        arrays = {name: np.load(self._file(name), mmap_mode="c") for name in self.shapes}
+
+        def read(batches: Batches) -> None:
+            for batch in batches:
+                for name, array in arrays.items():
+                    for position, row in enumerate(batch):
+                        self.buffers[name][position].copy_(torch.from_numpy(array[row]))
+
+        return read
+
+
 class Store(Format):
     """This project's store."""
 
@@ -394,7 +410,7 @@ FORMATS: tuple[type[Format], ...] = (
 )
 
 
-TYPES: tuple[type[Format], ...] = (AsFloat32, Int8Store, RawMemmap)
+TYPES: tuple[type[Format], ...] = (AsFloat32, Int8Store, RawMemmapAsFloat32)
 """What gives a head float32 from fewer bytes."""
 
 
