@@ -2,6 +2,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 import zarr
 
 from cache import (
@@ -262,6 +263,27 @@ def test_overflow_in_float16_is_refused_with_a_hint(tmp_path):
         shard.commit()
     store = FeatureStore.open(tmp_path)
     assert store.read(store.ids, [S3.name])[S3.name].max() == 65504
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 128, 128), (3, 121, 113), (1, 1, 2**16 + 1)])
+def test_float32_is_cast_whatever_the_size_and_the_threads(tmp_path, shape, threads):
+    """As numpy casts it: maps of fewer, of just as many and of more values than one piece."""
+    spec = ArraySpec("sd/t1/s3", shape, "float16")
+    given = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)[..., ::-1]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        writer = open_writer(tmp_path, 2, [spec])
+        with writer.shard(writer.pending()[0]) as shard:
+            for row in range(2):
+                shard.put(row, {spec.name: given[row]})
+            shard.commit()
+    finally:
+        torch.set_num_threads(before)
+    store = FeatureStore.open(tmp_path)
+    read = store.read(store.ids, [spec.name])[spec.name].numpy()
+    np.testing.assert_array_equal(read, given.astype(np.float16))
 
 
 def test_float16_input_is_stored_as_it_is(tmp_path):
