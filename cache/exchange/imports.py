@@ -19,7 +19,7 @@ from cache.exchange.contents import (
     check_records,
 )
 from cache.exchange.folder import read_description
-from cache.format.encoding import Encoder, dequantise
+from cache.format.encoding import Dequantiser, Encoder
 from cache.format.layout import SCALE_SUFFIX, ArraySpec
 from cache.format.records import ImageRecord
 from cache.storage.places import store_path
@@ -176,7 +176,7 @@ class _Import:
             return records[spec.name]
         pair = (records[spec.name], records[spec.name + SCALE_SUFFIX])
         values = np.empty(spec.shape, np.float32)
-        dequantise(*pair, out=values)
+        Dequantiser(spec.shape)(*pair, out=values)
         if not all(map(np.array_equal, pair, Encoder(spec)(values, image_id))):
             raise StoreError(
                 f"{self._path}: {spec.name} of {image_id} is not quantised as a store does; "

@@ -101,9 +101,19 @@ def _quantised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(steps, -INT8_MAX, INT8_MAX).astype("<i1"), scale
 
 
-def dequantise(values: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
-    """Write int8 values [C, H, W] times scales [C] into a float32 array of the same shape."""
-    np.multiply(values, scale[:, None, None], out=out)
+class Dequantiser:
+    """Turns int8 records of one shape [C, H, W], and their scales [C], into float32."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        # torch widens three times as fast as numpy, but takes no array that may not be written to.
+        self._values = torch.empty(tuple(shape), dtype=torch.int8)
+        self._scale = torch.empty(shape[0], 1, 1)
+
+    def __call__(self, values: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
+        """Write values times scales into a float32 array."""
+        np.copyto(self._values.numpy(), values)
+        np.copyto(self._scale.numpy(), scale[:, None, None])
+        torch.from_numpy(out).copy_(self._values).mul_(self._scale)
 
 
 def as_stored(spec: ArraySpec, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -115,7 +125,7 @@ def as_stored(spec: ArraySpec, values: np.ndarray, names: Sequence[str]) -> np.n
     for target, value, name in zip(read, values, names, strict=True):
         record, *scale = encode(value, name)
         if scale:
-            dequantise(record, scale[0], out=target)
+            Dequantiser(spec.shape)(record, scale[0], out=target)
         else:
             target[...] = record
     return read

@@ -19,7 +19,7 @@ from cache.errors import (
 )
 from cache.format.checksums import crc32c_of
 from cache.format.commits import Commit, read_commit, read_commits
-from cache.format.encoding import dequantise
+from cache.format.encoding import Dequantiser
 from cache.format.layout import ArraySpec, ZarrArray
 from cache.format.metadata import Metadata, read_metadata
 from cache.format.recipe import Recipe
@@ -159,9 +159,9 @@ class FeatureStore:
                 self._check(found, *source)
         given = iter(records)
         for spec in specs:
-            quantised = spec.dtype == "int8"
+            dequantise = Dequantiser(spec.shape) if spec.dtype == "int8" else None
             for target in result[spec.name].numpy():
-                if quantised:
+                if dequantise is not None:
                     dequantise(next(given), next(given), out=target)
                 else:
                     np.copyto(target, next(given))

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from cache import ArraySpec, FeatureStore, StoreError, StoreWriter, stats
+from cache import ArraySpec, FeatureStore, StoreError, StoreWriter
+from cache.insight import stats
 from cache.insight.spectrum import power_spectrum, radial_spectrum
 from cache.insight.stats import dask_array, store_stats
 from tests.cache.stores import ARRAYS, RECIPE, image_records, write
