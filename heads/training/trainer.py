@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def fit(
         started = saved = time.monotonic()
         learner.train()
         mine = [_share(batch, accelerator) for batch in batches[state.step - first_step :]]
-        for batch, following in zip(mine, [*mine[1:], None], strict=True):
+        for batch, following in zip_longest(mine, mine[1:]):
             _schedule(optimizer, settings, state.step / n_steps)
             torch.manual_seed(_seed(settings.seed, "step", state.step, accelerator.process_index))
             optimizer.zero_grad(set_to_none=True)

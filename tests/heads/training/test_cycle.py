@@ -27,6 +27,8 @@ from tests.heads.worlds import (
 ITEMS = (
     "task=retrieval",
     "dataset.size=96",
+    "extraction.shard_size=16",
+    "extraction.batch_size=16",
     "train.batch_size=20",
     "train.injection.sites=[down.3, up.0]",
     "train.cycle.epochs=2",
