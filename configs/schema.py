@@ -130,7 +130,8 @@ class ExtractionConfig(Section):
     channels_last: bool = False
     """Keep the maps of the VAE and the UNet with channels last in memory: on some cards faster."""
     workers: Whole | Literal["auto"] = "auto"
-    """Processes (in a dask worker: threads) that decode images; 0 does it in the main process."""
+    """Processes (in a dask worker: threads) that decode images; 0 does it in the main process, as
+    auto does on a CPU whose cores the networks use."""
     shard_size: Whole = Field(default=64, ge=1, le=4096)
     """Images per shard of a new store; an existing store keeps its own."""
 

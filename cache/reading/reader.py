@@ -26,6 +26,7 @@ from cache.format.recipe import Recipe
 from cache.format.records import ImageRecord
 from cache.reading.mapped import MappedRecords, Wanted
 from cache.reading.ranged import RangedRecords
+from cache.reading.threads import shared, threads_for
 from cache.storage.places import store_path
 from cache.storage.remote import RemotePath, StorePath
 
@@ -154,18 +155,41 @@ class FeatureStore:
             for spec in specs
         }
         # Beside a network the checksum costs nothing.
-        if check or isinstance(self._files, RangedRecords):
-            for found, source in zip(records, wanted, strict=True):
-                self._check(found, *source)
+        check = check or isinstance(self._files, RangedRecords)
+
+        def fill(record: tuple[np.ndarray, Wanted, np.ndarray | None]) -> None:
+            values, source, target = record
+            if check:
+                self._check(values, *source)
+            if target is not None:
+                np.copyto(target, values)
+
+        targets = [
+            # What has a scale is widened after, by torch, which has threads of its own.
+            target if len(self._zarr_arrays[spec.name]) == 1 else None
+            for spec in specs
+            for target in result[spec.name].numpy()
+            for _ in self._zarr_arrays[spec.name]
+        ]
+        n_bytes = sum(values.nbytes for values in records)
+        shared(fill, list(zip(records, wanted, targets, strict=True)), threads_for(n_bytes))
+        self._widen(specs, records, result)
+        return result
+
+    def _widen(
+        self,
+        specs: Sequence[ArraySpec],
+        records: Sequence[np.ndarray],
+        result: Mapping[str, torch.Tensor],
+    ) -> None:
+        """Fill what is stored in int8."""
         given = iter(records)
         for spec in specs:
             dequantise = Dequantiser(spec.shape) if spec.dtype == "int8" else None
             for target in result[spec.name].numpy():
+                values = next(given)
                 if dequantise is not None:
-                    dequantise(next(given), next(given), out=target)
-                else:
-                    np.copyto(target, next(given))
-        return result
+                    dequantise(values, next(given), out=target)
 
     def _place(self, image_id: str) -> tuple[Commit, int]:
         try:

@@ -99,6 +99,9 @@ class Dataset(ABC):
     def read(self, image_id: str) -> bytes:
         """The image's encoded bytes: what its content hash is taken of. Raises OSError."""
 
+    def expect(self, image_id: str) -> None:  # noqa: B027
+        """Hear of an image that will be read soon, so that a disk can begin. Raises nothing."""
+
     def decode(self, image_id: str, data: bytes) -> Image.Image:
         """Those bytes as an RGB picture at full size. Raises ImageError."""
         return decode_image(data)

@@ -22,7 +22,13 @@ from pipeline.datasets.base import (
     Skipped,
     normalise_category,
 )
-from pipeline.datasets.listing import IMAGE_SUFFIXES, list_files, read_image_file, summarise
+from pipeline.datasets.listing import (
+    IMAGE_SUFFIXES,
+    list_files,
+    read_image_file,
+    start_reading,
+    summarise,
+)
 from pipeline.datasets.subset import balanced_subset
 from pipeline.pictures.strokes import RENDER_SIDE, is_svg, render_svg
 
@@ -81,6 +87,9 @@ class FileDataset(Dataset):
 
     def read(self, image_id: str) -> bytes:
         return read_image_file(self.root / image_id)
+
+    def expect(self, image_id: str) -> None:
+        start_reading(self.root / image_id)
 
     def decode(self, image_id: str, data: bytes) -> Image.Image:
         return render_svg(data, RENDER_SIDE) if is_svg(data) else super().decode(image_id, data)

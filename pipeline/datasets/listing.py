@@ -6,6 +6,7 @@ import heapq
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from errno import EFBIG
 from pathlib import Path
@@ -49,6 +50,18 @@ def read_image_file(path: Path) -> bytes:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise OSError(EFBIG, f"larger than {MAX_FILE_BYTES // 2**20} MiB", str(path))
     return path.read_bytes()
+
+
+def start_reading(path: Path) -> None:
+    """Have the system fetch a file from the disk without waiting for it; does what it can."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
 
 
 def summarise(skipped: Iterable[Skipped]) -> str:

@@ -40,6 +40,9 @@ class UnionDataset(Dataset):
     def read(self, image_id: str) -> bytes:
         return self._home[image_id].read(image_id)
 
+    def expect(self, image_id: str) -> None:
+        self._home[image_id].expect(image_id)
+
     def decode(self, image_id: str, data: bytes) -> Image.Image:
         return self._home[image_id].decode(image_id, data)
 

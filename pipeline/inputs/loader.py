@@ -81,6 +81,12 @@ class _Squares(TorchDataset["SquareBatch | LoadingError"]):
     def __len__(self) -> int:
         return len(self._batches)
 
+    def expect(self, index: int) -> None:
+        """Have the disk begin with a batch, if there is one of this number."""
+        for batch in self._batches[index : index + 1]:
+            for row in batch.rows:
+                self._dataset.expect(self._images[row].id)
+
     def __getitem__(self, index: int) -> SquareBatch | LoadingError:
         start = time.perf_counter()
         batch = self._batches[index]
@@ -150,12 +156,21 @@ def load_squares(
         LoadingError: a file that is there cannot be read, or a worker died.
     """
     squares = _Squares(dataset, images, batches, resolution, pad)
-    loader = _in_threads if in_threads and workers else _in_processes
-    with closing(loader(squares, workers)) as loaded:
+    if workers == 0:
+        loading = _here(squares)
+    else:
+        loading = (_in_threads if in_threads else _in_processes)(squares, workers)
+    with closing(loading) as loaded:
         for batch in loaded:
             if isinstance(batch, LoadingError):
                 raise batch
             yield batch
+
+
+def _here(squares: _Squares) -> Generator[SquareBatch | LoadingError]:
+    for index in range(len(squares)):
+        squares.expect(index + 1)
+        yield squares[index]
 
 
 def _in_threads(squares: _Squares, workers: int) -> Generator[SquareBatch | LoadingError]:
@@ -179,7 +194,7 @@ def _in_processes(squares: _Squares, workers: int) -> Generator[SquareBatch | Lo
         squares,
         batch_size=None,
         num_workers=workers,
-        prefetch_factor=2 if workers else None,
+        prefetch_factor=2,
         collate_fn=_as_is,
         worker_init_fn=_end_with_parent,
     )
@@ -206,11 +221,14 @@ def _end_with_parent(worker: int) -> None:
 
 
 def auto_workers(device: torch.device) -> int:
-    """Decoding processes: one beside a CPU that also computes, up to eight beside a GPU."""
+    """Decoding processes: up to eight beside a GPU. Beside networks on a CPU one, if torch leaves
+    it a core: sharing theirs, it slows each of their threads, which wait for one another."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return 1 if device.type == "cpu" else max(1, min(8, cores - 1))
+    if device.type == "cpu":
+        return 1 if torch.get_num_threads() < cores else 0
+    return max(1, min(8, cores - 1))
 
 
 def _as_is(batch: Any) -> Any:

@@ -7,11 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cache import ImageRecord
 from pipeline.datasets.folder import FolderDataset
 from pipeline.inputs.collection import scan
-from pipeline.inputs.loader import LoadingError, RowBatch, SquareBatch, load_squares
+from pipeline.inputs.loader import (
+    LoadingError,
+    RowBatch,
+    SquareBatch,
+    auto_workers,
+    load_squares,
+)
 from tests import tiny
 
 SIDE = 32
@@ -58,9 +65,14 @@ class Gate(FolderDataset):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.reads: list[str] = []
+        self.expected: list[str] = []
         self.open = threading.Event()
         self.open.set()
         self.fourth = threading.Event()
+
+    def expect(self, image_id: str) -> None:
+        self.expected.append(image_id)
+        super().expect(image_id)
 
     def read(self, image_id: str) -> bytes:
         self.reads.append(image_id)
@@ -89,6 +101,29 @@ def test_a_thread_whose_read_does_not_end_is_not_waited_for(
     gate.open.clear()
     batches.close()  # would wait for ever
     gate.open.set()
+
+
+def test_without_workers_the_disk_begins_with_the_batch_after(
+    dataset: FolderDataset, images: list[ImageRecord]
+) -> None:
+    gate = Gate(dataset.root)
+    (dataset.root / images[5].id).unlink()  # to hear of it is no error
+    batches = load_squares(gate, images, BATCHES, SIDE, "edge", 0)
+    first = next(batches)
+    assert gate.reads == [images[row].id for row in (0, 1, 2)]
+    assert gate.expected == [images[row].id for row in (3, 4, 5)]
+    batches.close()
+    assert first.rows == [0, 2]
+
+
+def test_processes_decode_where_the_networks_leave_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(4)), raising=False)
+    found = []
+    for n_threads in (1, 3, 4):
+        monkeypatch.setattr("torch.get_num_threads", lambda n=n_threads: n)
+        found.append((auto_workers(cpu), auto_workers(cuda)))
+    assert found == [(1, 3), (1, 3), (0, 3)]
 
 
 def test_what_a_thread_cannot_read_is_one_line(
