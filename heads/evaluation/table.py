@@ -9,7 +9,7 @@ from heads.evaluation.result import Evaluation
 
 def rows_of(evaluation: Evaluation) -> list[tuple[str, dict[str, float]]]:
     """Names and metrics, best known things last: the run, baselines and floors, chance, paper."""
-    rows = [(evaluation.name, dict(evaluation.metrics))]
+    rows = [(f"this run: {evaluation.name}", dict(evaluation.metrics))]
     rows += [(name, dict(metrics)) for name, metrics in evaluation.baselines.items()]
     rows.append(("chance", dict(evaluation.chance)))
     rows += [(f"paper: {name}", dict(metrics)) for name, metrics in evaluation.paper.items()]

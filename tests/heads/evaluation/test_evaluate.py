@@ -101,10 +101,13 @@ def test_the_table_names_protocol_variants_and_everything_beside(runs: Path, tas
     for key, value in found["variants"].items():
         assert f"{key} {value}" in title
     assert header.split() == list(found["metrics"])
-    for name in (found["name"], *found["baselines"], "chance"):
+    own = f"this run: {found['name']}"
+    for name in (own, *found["baselines"], "chance"):
         assert any(row.startswith(name) for row in rows), name
-    own = next(row for row in rows if row.startswith(found["name"]))
-    assert own.split()[-1] == f"{100 * list(found['metrics'].values())[-1]:.2f}"
+    assert (
+        rows[0].startswith(own)
+        and rows[0].split()[-1] == f"{100 * list(found['metrics'].values())[-1]:.2f}"
+    )
     assert len({len(row) for row in rows[: 2 + len(found["baselines"])]}) == 1
 
 
@@ -257,10 +260,10 @@ def test_the_table_shows_a_dash_for_what_is_not_known() -> None:
     )  # fmt: skip
     assert table.splitlines() == [
         "retrieval by p (ap ap-voc), test part, n = 1,234",
-        "               map@all  p@100",
-        "ours             50.00  25.00",
-        "chance               -  10.00",
-        "paper: method    87.50      -",
+        "                map@all  p@100",
+        "this run: ours    50.00  25.00",
+        "chance                -  10.00",
+        "paper: method     87.50      -",
         "a note",
     ]
 

@@ -191,7 +191,7 @@ def test_results_say_what_is_missing() -> None:
     flat = [[cell for cell in row if cell] for row in cells]
     assert flat == [
         ["acc@1", "acc@5"],
-        ["ours", "50.00", "75.00"],
+        ["this run: ours", "50.00", "75.00"],
         ["B-CLIP", "10.00", "-"],
         ["chance", "2.00", "10.00"],
         ["paper: SketchFusion", "31.85", "-"],
