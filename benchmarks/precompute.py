@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from cache.format.layout import DEFAULT_SHARD_SIZE
 from configs import Config, load_config
 from pipeline.compute import compute_tasks
 from pipeline.cost import measure_cost
-from pipeline.extraction.extract import BaseExtractor
+from pipeline.extraction.extract import BaseExtractor, Computing
 from pipeline.inputs.collection import Collection, scan
 from pipeline.inputs.loader import RowBatch, auto_workers, load_squares
 from pipeline.job import Job, load_job
@@ -142,11 +143,16 @@ class _Work:
             pass
 
     def forward(self) -> None:
-        """The networks alone, on squares that are there."""
+        """The networks alone, on squares that are there; on a GPU they never wait either."""
         extractor: BaseExtractor = self.job.extractor
+        under_way: deque[Computing] = deque()
         for batch in self._batches():
             rows = slice(batch.rows[0], batch.rows[-1] + 1)
-            extractor(self.squares[rows], self.sha256s[rows], self.arrays)
+            under_way.append(extractor.start(self.squares[rows], self.sha256s[rows], self.arrays))
+            if len(under_way) > extractor.n_ahead:
+                under_way.popleft().arrays()
+        for computing in under_way:
+            computing.arrays()
 
     def write(self) -> None:
         """As many bytes as the store takes, one file an array and shard, each synced."""

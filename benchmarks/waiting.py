@@ -104,6 +104,8 @@ class _Steps:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
 
     def _save_files(self, store: FeatureStore) -> None:
         for image_id in {i for _, ids in self.batches for i in ids}:

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.networks.transfer import to_device
+
 TEMPERATURE = 0.02
 """The paper's softmax temperature over cosine similarities."""
 WINDOW_RADIUS = 7
@@ -93,11 +95,13 @@ def cell_centres(maps: Tensor, size: float) -> Tensor:
 def end_point_error(predicted: Tensor, target: Tensor, valid: Tensor, cell: float) -> Tensor:
     """Mean distance, in cells, of predicted and true points [B, K, 2] where `valid` [B, K] is true.
 
+    `valid` may be on the CPU, which a GPU then need not be asked how many points there are.
     `cell` is the side of a cell in pixels. Every point of the batch counts the same; without any
     valid point the loss is zero, and so are its gradients. Points that are not valid may hold
     anything, NaN included.
     """
-    distances = torch.linalg.vector_norm(predicted[valid] - target[valid], dim=-1) / cell
+    places = tuple(to_device(i, predicted.device) for i in valid.nonzero(as_tuple=True))
+    distances = torch.linalg.vector_norm(predicted[places] - target[places], dim=-1) / cell
     return distances.sum() / max(distances.numel(), 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,12 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FeatureStore]:
     return {device: FeatureStore.open(root / device) for device in ("cpu", "cuda")}
 
 
+def squares(n: int) -> tuple[np.ndarray, list[str]]:
+    """Random squares, the same ones for every n, and hashes."""
+    values = np.random.default_rng(0).integers(0, 256, (8, 3, 96, 96), dtype=np.uint8)
+    return values[:n], [f"{i:064x}" for i in range(n)]
+
+
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
@@ -49,6 +56,9 @@ def test_copies_there_and_back_are_whole_while_the_card_works() -> None:
     for value in values:
         there = to_device(value, CUDA)
         busy = busy @ busy / 4096
+        with torch.cuda.stream(downloader._stream):
+            # The copy comes late: what it reads must not have gone to another tensor by then.
+            torch.cuda._sleep(10**8)
         under_way.append(downloader.start({"n": there * 2, "host": value}))
         del there
     for value, download in zip(values, under_way, strict=True):
@@ -88,14 +98,37 @@ def test_the_card_makes_the_same_bytes_again(
 )
 def test_narrow_types_stay_near(stores: dict[str, FeatureStore], sets: tuple[str, ...]) -> None:
     networks = load_networks(world("cuda", *sets))
-    rng = np.random.default_rng(0)
-    squares = rng.integers(0, 256, (5, 3, 96, 96), dtype=np.uint8)
-    shas = [f"{i:064x}" for i in range(5)]
     names = list(stores["cpu"].arrays)
-    expected = load_networks(world("cpu")).extractor(squares, shas, names)
-    for name, value in networks.extractor(squares, shas, names).items():
-        error = np.sqrt(np.mean((value - expected[name]) ** 2) / np.mean(expected[name] ** 2))
-        assert error < 0.05, name
+    expected = load_networks(world("cpu")).extractor(*squares(8), names)
+    for n in (8, 3, 1):
+        for name, value in networks.extractor(*squares(n), names).items():
+            right = expected[name][:n]
+            error = np.sqrt(np.mean((value - right) ** 2) / np.mean(right**2))
+            assert error < 0.05, name
+
+
+def test_a_pass_that_does_not_fit_is_halved_while_another_is_under_way(
+    stores: dict[str, FeatureStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = load_networks(world("cuda")).extractor
+    names = list(stores["cpu"].arrays)
+    expected = [extractor(*squares(n), names) for n in (8, 5)]
+    first = extractor.start(*squares(8), names)
+    whole = torch.cuda.get_device_properties(0).total_memory
+    compute, sizes = extractor._from_pixels, []
+
+    def tight(part: np.ndarray, *rest: Any) -> Any:
+        sizes.append(len(part))
+        if len(part) > 2:
+            torch.empty(2 * whole, dtype=torch.uint8, device=CUDA)  # the card's own error
+        return compute(part, *rest)
+
+    monkeypatch.setattr(extractor, "_from_pixels", tight)
+    second = extractor.start(*squares(5), names)
+    assert sizes == [5, 4, 2, 2, 1] and extractor.batch_size == 2
+    for found, right in zip((first.arrays(), second.arrays()), expected, strict=True):
+        for name, value in found.items():
+            np.testing.assert_allclose(value, right[name], atol=1e-4 * np.abs(right[name]).max())
 
 
 def test_page_locked_batches_read_ahead_are_those_of_the_store(
@@ -123,9 +156,22 @@ def test_a_head_trains_on_the_card(
         [
             *("dataset.size=96", "extraction.store_dtype=float32", "train.epochs=2"),
             *("train.device=auto", f"train.injection.sites={sites}", "train.batch_size=4"),
+            "train.dropout=0",
         ],
     )
-    report = train(config, [stores["cpu"].path], tmp_path / "run", resume=False)
-    assert report.steps > 0
-    weights = load_checkpoint(Run(tmp_path / "run").best).tensors
+    losses: dict[str, list[float]] = {"auto": [], "cpu": []}
+    for device, found in losses.items():
+        part = config.train.model_copy(update={"device": device})
+        report = train(
+            config.model_copy(update={"train": part}),
+            [stores["cpu"].path],
+            tmp_path / device,
+            resume=False,
+            listener=lambda progress, found=found: found.append(progress.loss),
+        )
+        assert report.steps > 0
+    assert losses["auto"][0] == pytest.approx(losses["cpu"][0], rel=0.02)
+    weights = load_checkpoint(Run(tmp_path / "auto").best).tensors
     assert all(tensor.isfinite().all() for tensor in weights.values())
+    finished = train(config, [], tmp_path / "auto", resume=True)
+    assert finished.steps == report.steps

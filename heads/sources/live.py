@@ -21,6 +21,7 @@ from pipeline.extraction.arrays import CLIP_TOKENS, LATENT
 from pipeline.networks.backbone import Backbone
 from pipeline.networks.injection import Injection, adder
 from pipeline.networks.prefix import inject_at, pack, run_to_site, site_digests, unpack
+from pipeline.networks.transfer import to_device
 from pipeline.networks.unet import LAYER_SITE
 
 
@@ -184,7 +185,9 @@ class LiveFeatures(ComputedFeatures):
             parts.append(computed)
         if len(parts) == 1:
             return parts[0]
-        order = torch.tensor([*stored, *remembered, *missing]).argsort().to(self.backbone.device)
+        order = to_device(
+            torch.tensor([*stored, *remembered, *missing]).argsort(), self.backbone.device
+        )
         return {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
 
     def _compute_start(

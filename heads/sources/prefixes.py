@@ -10,6 +10,7 @@ from torch import Tensor
 from cache import FeatureStore
 from heads.sources.cached import CachedFeatures
 from pipeline.extraction.arrays import layer_array, prefix_array
+from pipeline.networks.transfer import to_device
 
 Start = dict[str, Tensor]
 """Where the UNet stands when it first meets a trained site, that site's injection still to come:
@@ -122,16 +123,21 @@ class Memory:
     def read(self, keys: Sequence[tuple[str, int, int]], device: torch.device) -> Start:
         """The starts [B, ...] of keys that are here."""
         starts = [self._starts[key] for key in keys]
-        return {name: torch.cat([s[name] for s in starts]).to(device) for name in starts[0]}
+        return {name: to_device(torch.cat([s[name] for s in starts]), device) for name in starts[0]}
 
     def keep(self, keys: Sequence[tuple[str, int, int]], batch: Start) -> None:
         """Copy to the CPU what fits and is not there already."""
-        for row, key in enumerate(keys):
-            start = {name: tensor[row : row + 1] for name, tensor in batch.items()}
-            size = sum(tensor.nbytes for tensor in start.values())
-            if key not in self._starts and size <= self._left:
-                self._left -= size
-                self._starts[key] = {name: t.to("cpu", copy=True) for name, t in start.items()}
+        size = sum(tensor[:1].nbytes for tensor in batch.values())
+        new = {key: row for row, key in enumerate(keys) if key not in self._starts}
+        fitting = list(new)[: self._left // size]
+        if not fitting:
+            return
+        self._left -= len(fitting) * size
+        # Whole first: a GPU is waited for once, and not for every image.
+        here = {name: tensor.cpu() for name, tensor in batch.items()}
+        for key in fitting:
+            row = slice(new[key], new[key] + 1)
+            self._starts[key] = {name: tensor[row].clone() for name, tensor in here.items()}
 
 
 def _injected(store: FeatureStore, sites: Sequence[str]) -> dict[str, str] | None:

@@ -15,6 +15,7 @@ from heads.aggregation import Descriptors
 from heads.floors import Load
 from heads.frame import Frame
 from heads.protocols import Part, Parts, Protocol, Score
+from pipeline.networks.transfer import to_device
 
 Describe = Callable[[Sequence[str]], Descriptors]
 """Gives the descriptors of images, without gradients, in the order of their ids."""
@@ -126,7 +127,7 @@ class Located:
     def rows(self, ids: Sequence[str]) -> Tensor:
         """int64 [N]."""
         rows = [self.row_of[image_id] for image_id in ids]
-        return torch.tensor(rows, device=self.descriptors.pooled.device)
+        return to_device(torch.tensor(rows), self.descriptors.pooled.device)
 
 
 def pooled_descriptors(describe: Describe, ids: Sequence[str], batch_size: int = 16) -> Tensor:

@@ -30,6 +30,7 @@ from heads.tasks.base import (
     permuted,
     unique,
 )
+from pipeline.networks.transfer import to_device
 
 SQUARE = 1.0
 """Points are fractions of the square's side here."""
@@ -62,8 +63,9 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
         predicted = soft_argmax(self._correlation(batch, found), SQUARE, settings.temperature)
         target, visible = self._padded(batch, "photo")
         target = add_target_noise(target, SQUARE, settings.target_noise)
+        target = to_device(target, predicted.device).to(predicted)
         cell = SQUARE / photos.shape[-1]
-        return end_point_error(predicted, target.to(predicted), visible.to(predicted.device), cell)
+        return end_point_error(predicted, target, visible, cell)
 
     def evaluate(
         self,
@@ -98,7 +100,7 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
         sketches = found.spatial([pair.sketch for pair in batch])
         points, _ = self._padded(batch, "sketch")
         return correlate(
-            sample_descriptors(sketches, points.to(sketches), SQUARE),
+            sample_descriptors(sketches, to_device(points, sketches.device), SQUARE),
             found.spatial([pair.photo for pair in batch]),
         )
 

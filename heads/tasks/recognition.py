@@ -23,6 +23,7 @@ from heads.tasks.base import (
     permuted,
     pooled_descriptors,
 )
+from pipeline.networks.transfer import to_device
 
 _TRAIN = "train"
 """Descriptors of the training images, where there is no classifier."""
@@ -88,7 +89,7 @@ class Recognition(Task[RecognitionPart, str]):
         scores = layers(found.pooled(batch))
         return F.cross_entropy(
             scores,
-            self._labels(batch).to(scores.device),
+            to_device(self._labels(batch), scores.device),
             label_smoothing=self.settings.recognition.label_smoothing,
         )
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from accelerate.state import PartialState
+
 from cache import StorePath
 from configs import Config
 from heads.training.experiment import Log
@@ -19,7 +21,7 @@ from heads.training.run import Run, RunError
 from heads.training.train import TrainReport, train
 from heads.training.trainer import TrainListener
 from pipeline.compute import Listener
-from pipeline.precompute import precompute
+from pipeline.precompute import Part, precompute
 
 
 def train_cycle(
@@ -57,9 +59,17 @@ def train_cycle(
     log("2/3 precompute with the trained injection")
     plain = Run(live.run).store_paths()
     heads_only = cached_config(config, live.injection, plain)
-    precompute(heads_only, out / "store", listener=images, log=log)
+    _precompute_together(heads_only, out / "store", images, log)
     log("3/3 train the head on the cache")
     return train(heads_only, [out / "store"], out, resume, listener, log, initial=live.run)
+
+
+def _precompute_together(config: Config, store: Path, listener: Listener | None, log: Log) -> None:
+    """Each of the processes that train together computes a part, on its own device."""
+    processes = PartialState()
+    part = Part(processes.process_index + 1, processes.num_processes)
+    precompute(config, store, part, listener=listener, log=log)
+    processes.wait_for_everyone()
 
 
 def live_config(config: Config) -> Config:

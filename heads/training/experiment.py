@@ -70,6 +70,11 @@ def open_experiment(
     check_pictures(dataset, stores)
     source, line = open_source(config, stores, arrays, device)
     log(line)
+    if trains_backbone(config) and _loses_gradients(config):
+        log(
+            "extraction.precision=float16: small gradients are lost in the UNet; set "
+            "extraction.precision=bfloat16, or train.precision=fp16, which scales them"
+        )
     known = set(source.ids)
     wanted = dataset.ids if images is None else images
     lost = [] if images is None else [image_id for image_id in images if image_id not in known]
@@ -104,6 +109,10 @@ def needed_arrays(config: Config, arrays: Sequence[str]) -> list[str]:
     if trains_backbone(config):
         return [name for name in arrays if not name.startswith("sd/")]
     return list(arrays)
+
+
+def _loses_gradients(config: Config) -> bool:
+    return config.extraction.precision == "float16" and config.train.precision != "fp16"
 
 
 def trains_backbone(config: Config) -> bool:

@@ -63,8 +63,17 @@ class Learner(nn.Module):
     def forward(self, batch: Sequence[Any]) -> Tensor:
         """The mean loss of a batch of the task's examples."""
         ids = self.task.images(batch)
-        found = Located.of(ids, self.aggregation(self.source.maps(ids)))
-        return self.task.loss(batch, found, self.layers)
+        with self._exactly():
+            maps = self.source.maps(ids)
+        found = Located.of(ids, self.aggregation(maps))
+        with self._exactly():
+            return self.task.loss(batch, found, self.layers)
+
+    def _exactly(self) -> torch.autocast:
+        """Without the mixed precision that the head may be trained in: a UNet that computes maps
+        has a type of its own, and points and losses are sensitive to rounding."""
+        device = next(self.aggregation.parameters()).device
+        return torch.autocast(device.type, enabled=False)
 
     def train(self, mode: bool = True) -> Learner:
         """Training or evaluation mode of the head; what is in front of it is always in the latter,

@@ -77,21 +77,25 @@ def train(
             configuration. Otherwise as `open_experiment` and `fit`.
     """
     run = Run(out)
-    if run.exists and not resume:
+    exists = run.exists
+    if exists and not resume:
         raise RunError(f"{out}: holds a run already; add --resume, or choose another --out")
-    if run.exists:
+    if exists:
         run.check_config(config)
     else:
         run.check_free()
     accelerator = open_accelerator(config.train)
+    # Of several processes, which `accelerate launch` starts, none begins the run before all have
+    # seen that there is none.
+    accelerator.wait_for_everyone()
     experiment = open_experiment(
         config,
-        list(caches) or (run.store_paths() if run.exists else []),
+        list(caches) or (run.store_paths() if exists else []),
         accelerator.device,
         log,
-        run.image_ids() if run.exists else None,
+        run.image_ids() if exists else None,
     )
-    if run.exists:
+    if exists:
         run.check_stores(experiment.stores)
         run.check_split(experiment.task.parts)
     elif accelerator.is_main_process:
@@ -125,6 +129,7 @@ def train(
             write_run_report(run)
         except OSError as error:
             log(f"{run.report}: not written ({error.strerror}); the run itself is whole")
+    accelerator.wait_for_everyone()
     return _report(run, experiment, state, injection)
 
 

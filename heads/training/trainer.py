@@ -2,7 +2,7 @@
 
 What happens in a step depends on the seed and the step's number alone: the order of examples is
 drawn per epoch, dropout and noise per step. So a run that was killed and resumed ends with the
-weights of one that was not.
+weights of one that was not: the same ones on a CPU; a GPU adds up some gradients in no fixed order.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from configs import TrainConfig
@@ -116,7 +117,7 @@ def fit(
     state = State()
     if run.last.exists():
         state = _resume(learner, optimizer, names, run, accelerator)
-    if not state.finished:
+    if not state.finished and accelerator.is_main_process:
         run.rewind(state.step, state.epoch)
     logger = _Logger(run, accelerator, listener, settings.epochs)
     task, has_validation = learner.task, len(learner.task.parts.val) > 0
@@ -135,13 +136,14 @@ def fit(
             if following is not None:
                 learner.expect(following)
             loss = model(batch)
+            accelerator.backward(loss)
+            # Asked for once everything is queued: a GPU has then something to do meanwhile.
             value = loss.item()
             if not math.isfinite(value):
                 raise RunError(
                     f"{run.folder}: the loss is {value} at step {state.step + 1}; lower "
                     "train.learning_rate, or set train.gradient_norm=1"
                 )
-            accelerator.backward(loss)
             if settings.gradient_norm is not None:
                 accelerator.clip_grad_norm_(trained, settings.gradient_norm)
             optimizer.step()
@@ -157,7 +159,8 @@ def fit(
         last = state.epoch == settings.epochs
         improved = not has_validation
         if has_validation and (state.epoch % settings.validate_every == 0 or last):
-            metrics = validate(learner)
+            # What follows from it, all processes must do alike.
+            (metrics,) = broadcast_object_list([validate(learner)])
             logger.validation(state, n_steps, metrics)
             # What is not a number is no result, and worse than any.
             found = metrics[task.monitor]

@@ -291,7 +291,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     message = str(error).lower()
-    return "out of memory" in message or "can't allocate memory" in message
+    return any(
+        sign in message for sign in ("out of memory", "can't allocate memory", "alloc_failed")
+    )
 
 
 def auto_batch_size(device: torch.device, resolution: int) -> int:

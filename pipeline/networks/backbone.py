@@ -131,10 +131,14 @@ def sd_and_clip(config: BackboneConfig) -> tuple[SDConfig, ClipConfig]:
 
 def compute_in(device: str, precision: str) -> tuple[torch.device, torch.dtype]:
     """Where and in which type to compute. Raises BackboneError."""
-    if precision == "float32":
-        # TensorFloat-32 keeps 10 bits of mantissa: not what float32 promises.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    keep_float32()
     return pick_device(device), DTYPES[precision]
+
+
+def keep_float32() -> None:
+    """Have CUDA multiply float32 numbers as such, for the whole process: TensorFloat-32, which
+    torch allows in convolutions, keeps 10 bits of mantissa."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def pick_device(name: str) -> torch.device:

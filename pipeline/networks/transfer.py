@@ -59,6 +59,7 @@ class Downloader:
                 found[name].copy_(tensor, non_blocking=True)
                 # Its memory is not for others until this stream has read it.
                 tensor.record_stream(self._stream)
-            copied = torch.cuda.Event()
+            # Blocking: waiting for it leaves the core to those who decode.
+            copied = torch.cuda.Event(blocking=True)
             copied.record(self._stream)
         return Download(found, copied)

@@ -16,6 +16,10 @@ from configs import ExtractionConfig
 from pipeline.networks.backbone import Backbone
 from pipeline.networks.vision import VisionTower
 
+_MAX_VARIANTS = 64
+"""How often the code of one kind of block is compiled, for each width and size of a batch. Beyond
+torch's default of 8 it would run uncompiled, and nobody would know."""
+
 
 def tune(networks: Backbone | VisionTower, extraction: ExtractionConfig) -> None:
     """Do in place what `extraction.compile` and `extraction.channels_last` ask for."""
@@ -33,7 +37,7 @@ def compile_parts(networks: Backbone | VisionTower, backend: str = "inductor") -
     size are compiled once.
     """
     for part in _blocks(networks):
-        part.compile(backend=backend)
+        part.compile(backend=backend, recompile_limit=_MAX_VARIANTS)
 
 
 def _blocks(networks: Backbone | VisionTower) -> Iterator[nn.Module]:

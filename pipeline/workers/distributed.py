@@ -8,6 +8,7 @@ later.
 
 from __future__ import annotations
 
+import gc
 import queue
 import socket
 import threading
@@ -16,7 +17,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -247,9 +247,21 @@ def _decoders(job: Job) -> int:
     return 0 if device.type == "cpu" else auto_workers(device)
 
 
-@lru_cache(maxsize=1)
+_kept: dict[tuple[str, str], tuple[Job, StoreWriter]] = {}
+
+
 def _resident(config_json: str, store: str) -> tuple[Job, StoreWriter]:
     """The worker's networks and its view of the store, loaded once and kept."""
+    key = (config_json, store)
+    if key not in _kept:
+        # Before others are loaded: a card may not have room for two backbones.
+        _kept.clear()
+        gc.collect()
+        _kept[key] = _load(config_json, store)
+    return _kept[key]
+
+
+def _load(config_json: str, store: str) -> tuple[Job, StoreWriter]:
     config = Config.model_validate_json(config_json)
     name, n_devices = get_worker().name, torch.cuda.device_count()
     device = device_of_worker(config.extraction.device, name, n_devices)

@@ -51,6 +51,18 @@ def test_blocks_that_are_traced_give_the_same_features(plain: dict[str, np.ndarr
     assert_equal(features(load_config("demo", RANDOM), "eager"), plain)
 
 
+def test_no_size_of_a_batch_runs_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of one kind share their code, and its compiled variants."""
+    monkeypatch.setattr("torch._dynamo.config.fail_on_recompile_limit_hit", True)
+    torch.compiler.reset()
+    networks = load_networks(load_config("demo", RANDOM))
+    compile_parts(networks.extractor.backbone, "eager")  # type: ignore[attr-defined]
+    names = [spec.name for spec in networks.specs]
+    for n in (4, 3, 1):
+        squares = np.zeros((n, 3, 96, 96), np.uint8)
+        networks.extractor(squares, [f"{i:064x}" for i in range(n)], names)
+
+
 @pytest.mark.slow
 def test_compiled_networks_give_the_same_features(plain: dict[str, np.ndarray]) -> None:
     torch.compiler.reset()

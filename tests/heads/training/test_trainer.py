@@ -25,6 +25,7 @@ from heads.protocols.defaults import default_protocol
 from heads.sources import CachedFeatures
 from heads.tasks import TASKS, Task, TaskError
 from heads.training import trainer
+from heads.training.accelerator import open_accelerator
 from heads.training.experiment import open_experiment
 from heads.training.learner import Learner
 from heads.training.run import Run, RunError
@@ -522,6 +523,39 @@ def test_mixed_precision_trains(world: World, tmp_path: Path) -> None:
     assert all(value.isfinite().all() for value in a.values())
     assert a.keys() == b.keys() and any(not torch.equal(a[k], b[k]) for k in a)
     ok("evaluate", tmp_path / "half", "--no-floors")
+
+
+def test_only_the_head_is_in_mixed_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps are computed, and losses taken, in their own types; gradients reach the head."""
+    learner = make_learner("correspondence")
+    asked: list[bool] = []
+
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            asked.append(torch.is_autocast_enabled("cpu"))
+            return function(*arguments)
+
+        return noted
+
+    for owner, name in (
+        (type(learner.source), "maps"),
+        (type(learner.aggregation), "forward"),
+        (type(learner.task), "loss"),
+    ):
+        monkeypatch.setattr(owner, name, noting(getattr(owner, name)))
+    batch = learner.task.batches(torch.Generator())[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        value = learner(batch)
+    assert asked == [False, True, False]
+    assert value.dtype == torch.float32
+    value.backward()
+    assert any(p.grad is not None and p.grad.any() for p in learner.aggregation.parameters())
+
+
+def test_float32_stays_float32_on_a_card() -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    open_accelerator(TrainConfig(device="cpu"))
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_two_tasks_from_one_store_never_touch_a_network(
