@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configs import BackboneConfig, ExtractionConfig
 from pipeline.extraction.arrays import Geometry, feature_geometry
-from pipeline.networks.backbone import sd_and_clip
+from pipeline.networks.backbone import check_timesteps, sd_and_clip
 from pipeline.networks.clip import build_clip, clip_shapes
 from pipeline.networks.injection import Injection, adder, load_injection
 from pipeline.networks.stable_diffusion import build_architecture, sd_architecture
@@ -50,13 +50,16 @@ class Cost:
 def measure_cost(backbone: BackboneConfig, extraction: ExtractionConfig) -> Cost:
     """Count one image's operations. Needs the architecture, not the weights.
 
-    Raises BackboneError for an unknown architecture and InjectionError for an unusable injection
-    file.
+    Raises BackboneError for an unknown architecture or a timestep that it does not have, and
+    InjectionError for an unusable injection file.
     """
     if backbone.timm is not None:
         return _vision_cost(backbone)
     sd, clip = sd_and_clip(backbone)
     architecture = sd_architecture(sd)
+    schedule = architecture["scheduler"]
+    if schedule.get("trained_betas") is None:
+        check_timesteps(extraction.timesteps, schedule.get("num_train_timesteps", 1000))
     with torch.device("meta"):
         unet, vae = build_architecture(architecture)
         visual = build_clip(clip, backbone.resolution).visual.eval()

@@ -17,7 +17,7 @@ from cache import FeatureStore, StorePath, StoreWriter
 from cache.units import human_seconds, printable
 from configs import Config
 from pipeline.compute import Listener, compute_tasks
-from pipeline.inputs.collection import scan
+from pipeline.inputs.collection import Collection, scan
 from pipeline.inputs.loader import auto_workers
 from pipeline.job import load_job
 from pipeline.workers.watch import WorkerShare, share_table
@@ -144,7 +144,7 @@ def precompute(
         n_computed=progress.done,
         n_shards_committed=progress.shards,
         n_shards_pending=len(writer.pending()),
-        quarantined=FeatureStore.open(out).quarantined,
+        quarantined=_quarantined(FeatureStore.open(out), collection),
         skipped=[(item.path, item.reason) for item in collection.skipped],
         seconds=progress.seconds,
         read_seconds=progress.read,
@@ -153,6 +153,16 @@ def precompute(
         batch_size=job.extractor.batch_size,
         workers=shares,
     )
+
+
+def _quarantined(store: FeatureStore, collection: Collection) -> dict[str, str]:
+    """Image id to reason; whether its file is another one by now."""
+    found = {image.id: image.sha256 for image in collection.images}
+    reasons = dict(store.quarantined)
+    for image in store.images if reasons else ():
+        if image.id in reasons and found.get(image.id, image.sha256) != image.sha256:
+            reasons[image.id] += " then; the file has changed since, and a new store takes it"
+    return reasons
 
 
 def default_store(config: Config, fingerprint: str) -> Path:

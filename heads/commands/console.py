@@ -44,6 +44,8 @@ class Commands(click.Group):
             raise _Misused(error) from None
         except user_errors() as error:
             raise _one_line(str(error)) from None
+        except BrokenPipeError:
+            raise  # Who read the output, such as `head`, has enough; click ends quietly.
         except OSError as error:
             if error.filename is None and error.strerror is None:
                 raise

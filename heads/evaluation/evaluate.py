@@ -44,10 +44,12 @@ def evaluate(
     floors: bool = True,
     log: Log = lambda line: None,
 ) -> Evaluation:
-    """`examine` a run and write its report. Raises as it does, and OSError."""
+    """`examine` a run and write its report, if that can be. Raises as it does."""
     examined = examine(folder, caches, beside, floors, log)
-    path = write_run_report(examined.run, examined.evaluation, examined.findings)
-    log(f"report: {path}")
+    try:
+        log(f"report: {write_run_report(examined.run, examined.evaluation, examined.findings)}")
+    except OSError as error:
+        log(f"{examined.run.report}: not written ({error.strerror})")
     return examined.evaluation
 
 
@@ -60,7 +62,7 @@ def examine(
 ) -> Examined:
     """Evaluate a run on its test part, and everything it is compared with; find examples of it.
 
-    Writes the numbers into the run's folder.
+    Writes the numbers into the run's folder, if that can be.
 
     Args:
         caches: further stores, for baselines that the run's own cannot give.
@@ -118,10 +120,14 @@ def examine(
         chance=task.protocol.chance(task.parts.test),
         paper=dict(paper.results) if paper is not None and task.parts.complete else {},
         n=score.n,
-        stores=[store.fingerprint for store in experiment.stores],
+        stores=list(dict.fromkeys(store.fingerprint for store in stores)),
         notes=notes,
     )
-    write_text(run.evaluation, json.dumps(evaluation.as_json(), indent=2) + "\n")
+    try:
+        write_text(run.evaluation, json.dumps(evaluation.as_json(), indent=2) + "\n")
+    except OSError as error:
+        # A folder of somebody else's, or a full disk: no reason to lose the numbers.
+        log(f"{run.evaluation}: not written ({error.strerror})")
     return Examined(run, experiment, evaluation, findings)
 
 

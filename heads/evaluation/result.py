@@ -28,6 +28,7 @@ class Evaluation:
     """Published numbers by method; empty where the protocol or the data is not the paper's."""
     n: int
     stores: Sequence[str]
+    """Fingerprints of those that the run, and then the baselines, may be read from."""
     notes: Sequence[str] = field(default_factory=tuple)
 
     def as_json(self) -> dict[str, Any]:

@@ -5,21 +5,24 @@ A file is written beside its name, synced and renamed: it is whole or it is not 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cache.storage.files import fsync_folder, open_to_others
 
 _FACTS = "sketchfusion"
+_OS_ERROR = re.compile(r"os error (\d+)")
 
 
 class CheckpointError(ValueError):
@@ -51,7 +54,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     facts = json.dumps(dict(checkpoint.facts), sort_keys=True)
     beside = path.with_suffix(".tmp")
-    save_file(tensors, str(beside), metadata={_FACTS: facts})
+    try:
+        save_file(tensors, str(beside), metadata={_FACTS: facts})
+    except SafetensorError as error:
+        # A full or a read-only disk.
+        number = _OS_ERROR.search(str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from None
     open_to_others(beside)
     with beside.open("rb") as file:
         os.fsync(file.fileno())

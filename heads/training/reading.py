@@ -110,8 +110,10 @@ def check_pictures(dataset: Dataset, stores: Sequence[FeatureStore]) -> None:
 
     Looks at some of them. Those that cannot be read any more are not needed and pass.
     """
-    known = set(dataset.ids)
+    ids = set(dataset.ids)
     for store in stores:
+        # One that could not be read may be whole by now; the store has nothing of it.
+        known = ids - store.quarantined.keys()
         shared = [image for image in store.images if image.id in known]
         for image in shared[:: max(1, len(shared) // N_CHECKED)]:
             try:

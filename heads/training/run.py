@@ -16,10 +16,13 @@ RUN/report.html            all of it to look at
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,29 @@ class Run:
                 raise RunError(
                     f"{self.folder}: not a run, and it holds {path.name}; choose another --out"
                 )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training into the folder, which is made if need be.
+
+        Raises RunError where one does. The system lets go of it when the process ends, however.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise RunError(
+                f"{self.folder}: another process is training into it; wait for it, or choose "
+                "another --out"
+            ) from None
+        except OSError:
+            pass  # A file system without locks.
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     def begin(
         self,

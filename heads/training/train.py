@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from cache import StorePath
 from cache.units import human_seconds
@@ -95,12 +97,32 @@ def train(
         log,
         run.image_ids() if exists else None,
     )
-    if exists:
+    if not exists:
+        # Where there is nothing to learn from, nothing is begun.
+        experiment.task.batches(torch.Generator())
+    with run.held() if accelerator.is_main_process else nullcontext():
+        if run.exists and not exists:
+            # Somebody else was a moment faster.
+            raise RunError(f"{out}: holds a run already; choose another --out")
+        state, injection = _train(run, experiment, exists, accelerator, listener, log, initial)
+    accelerator.wait_for_everyone()
+    return _report(run, experiment, state, injection)
+
+
+def _train(
+    run: Run,
+    experiment: Experiment,
+    resumed: bool,
+    accelerator: Accelerator,
+    listener: TrainListener | None,
+    log: Log,
+    initial: Path | None,
+) -> tuple[State, Path | None]:
+    """Begin the run or take it up, train to its end, and write what belongs to it."""
+    if resumed:
         run.check_stores(experiment.stores)
         run.check_split(experiment.task.parts)
     elif accelerator.is_main_process:
-        # Where there is nothing to learn from, nothing is begun.
-        experiment.task.batches(torch.Generator())
         for remark in experiment.task.remarks():
             log(f"{experiment.task.name} by {experiment.task.protocol.name}: {remark}")
         _begin(run, experiment)
@@ -115,7 +137,7 @@ def train(
     )
     # A finished run is not trained again, and keeps the report of its evaluation.
     trained = not (run.last.is_file() and load_facts(run.last).get("finished"))
-    state = fit(learner, run, config.train, accelerator, listener)
+    state = fit(learner, run, experiment.config.train, accelerator, listener)
     if accelerator.is_main_process:
         learner.eval()
         run.fitted(lambda: experiment.task.fit(learner.describe, learner.layers))
@@ -129,8 +151,7 @@ def train(
             write_run_report(run)
         except OSError as error:
             log(f"{run.report}: not written ({error.strerror}); the run itself is whole")
-    accelerator.wait_for_everyone()
-    return _report(run, experiment, state, injection)
+    return state, injection
 
 
 def _begin(run: Run, experiment: Experiment) -> None:

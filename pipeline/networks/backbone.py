@@ -45,11 +45,7 @@ class Backbone:
 
     def check_timesteps(self, timesteps: Sequence[int]) -> None:
         """Raise BackboneError for a timestep the checkpoint's schedule does not have."""
-        last = len(self.alphas_cumprod) - 1
-        if max(timesteps) > last:
-            raise BackboneError(
-                f"extraction.timesteps: {max(timesteps)} is beyond this checkpoint's last, {last}"
-            )
+        check_timesteps(timesteps, len(self.alphas_cumprod))
 
     @torch.inference_mode()
     def encode_latents(self, squares: Tensor) -> Tensor:
@@ -133,6 +129,15 @@ def compute_in(device: str, precision: str) -> tuple[torch.device, torch.dtype]:
     """Where and in which type to compute. Raises BackboneError."""
     keep_float32()
     return pick_device(device), DTYPES[precision]
+
+
+def check_timesteps(timesteps: Sequence[int], n_timesteps: int) -> None:
+    """Raise BackboneError for a timestep that a schedule of so many does not have."""
+    if max(timesteps) >= n_timesteps:
+        raise BackboneError(
+            f"extraction.timesteps: {max(timesteps)} is beyond this checkpoint's last, "
+            f"{n_timesteps - 1}"
+        )
 
 
 def keep_float32() -> None:

@@ -15,6 +15,13 @@ import timm
 import torch
 import yaml
 from open_clip import CLIP, CustomTextCLIP
+from open_clip.convert import convert_state_dict
+from open_clip.factory import load_state_dict
+from open_clip.model import (
+    convert_to_custom_text_state_dict,
+    resize_pos_embed,
+    resize_text_pos_embed,
+)
 from torch import Tensor, nn
 
 from configs import ClipConfig, preset_names, preset_text
@@ -277,7 +284,7 @@ def _load_weights(model: CLIP | CustomTextCLIP, path: Path, architecture: _Archi
     else:
         _check_archive(path)
     try:
-        open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
+        _fill(model, load_state_dict(str(path), weights_only=True))
     except pickle.UnpicklingError:
         raise BackboneError(
             f"{path}: holds pickled objects, which can run code when opened; "
@@ -288,6 +295,25 @@ def _load_weights(model: CLIP | CustomTextCLIP, path: Path, architecture: _Archi
         raise BackboneError(
             f"{path}: cannot be loaded into {architecture.name} ({one_line(error)})"
         ) from None
+
+
+def _fill(model: CLIP | CustomTextCLIP, state: dict[str, Any]) -> None:
+    """What `open_clip.load_checkpoint` does with a file's tensors, but in float32: position
+    embeddings in float16 it cannot resize. Raises whatever torch and open_clip raise."""
+    state = {
+        name: t.float() if torch.is_tensor(t) and t.is_floating_point() else t
+        for name, t in state.items()
+    }
+    state = convert_state_dict(model, state)
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    for name in ("logit_scale", "logit_bias"):
+        own = getattr(model, name, None)
+        if name in state and own is not None:
+            state[name] = state[name].reshape(own.shape)
+    resize_pos_embed(state, model)
+    resize_text_pos_embed(state, model)
+    model.load_state_dict(state, strict=True)
 
 
 def _check_archive(path: Path) -> None:

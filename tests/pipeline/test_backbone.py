@@ -202,6 +202,19 @@ def test_a_configuration_beside_the_weights_decides(tmp_path: Path, quick_gelu: 
         load_clip(config, 64)
 
 
+def test_half_precision_weights_load_at_another_resolution(folder: Path, damaged: Path) -> None:
+    """Their position embeddings are resized in float32."""
+    weights = Path(config(damaged).clip.pretrained)
+    exact = {name: t.half().float() for name, t in load_file(weights).items()}
+    save_file(exact, weights)
+    expected = load_clip(config(damaged).clip, 96).visual.state_dict()
+    save_file({name: t.half() for name, t in exact.items()}, weights)
+    found = load_clip(config(damaged).clip, 96).visual.state_dict()
+    assert found["positional_embedding"].shape[0] == 1 + 6 * 6
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
 def test_other_refusals(folder: Path) -> None:
     assert "multiple of CLIP's patch size" in refusal(folder, resolution=70)
     assert "no such folder" in refusal(folder, sd=SDConfig(source="./nowhere"))

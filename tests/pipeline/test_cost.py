@@ -11,6 +11,7 @@ from pipeline.cost import measure_cost
 from pipeline.extraction.arrays import array_specs
 from pipeline.extraction.extract import Extractor
 from pipeline.networks.backbone import load_backbone
+from pipeline.networks.checkpoints import BackboneError
 from tests import tiny
 
 
@@ -24,6 +25,14 @@ def test_the_papers_backbone_costs_what_is_known_of_it() -> None:
     assert cost.vae / 1e9 == pytest.approx(473, abs=1)
     assert cost.clip / 1e9 == pytest.approx(382, abs=1)
     assert cost.unet / 1e9 == pytest.approx(262, abs=1)
+
+
+def test_a_timestep_beyond_the_schedule_is_refused_before_anything_is_loaded() -> None:
+    config = load_config("demo", ["extraction.timesteps=[999]"])
+    measure_cost(config.backbone, config.extraction)
+    config = load_config("demo", ["extraction.timesteps=[1000]"])
+    with pytest.raises(BackboneError, match="1000 is beyond this checkpoint's last, 999"):
+        measure_cost(config.backbone, config.extraction)
 
 
 def test_fewer_layers_injection_and_draws_are_counted(tmp_path: Path) -> None:

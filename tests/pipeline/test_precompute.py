@@ -227,6 +227,12 @@ def test_a_picture_that_cannot_be_decoded_is_quarantined(world: Path, tmp_path: 
     row = store.ids.index("words.png")
     assert np.isnan(zarr.open_group(tmp_path / "s", mode="r")["sd/t195/s3"][row]).all()
     assert verify_store(tmp_path / "s").sound
+    # Whole again, it is not taken into this store, and that is said.
+    (root / "words.png").write_bytes(good[0].read_bytes())
+    again = run(world, tmp_path / "s", f"dataset.root={root}", extra=["--json"])
+    reasons = json.loads(again.stdout)["quarantined"]
+    assert "a new store takes it" in reasons["words.png"]
+    assert reasons["empty.jpg"] == report["quarantined"]["empty.jpg"]
     # The neighbours of a bad picture are what they are without it.
     clean = tmp_path / "clean"
     clean.mkdir()

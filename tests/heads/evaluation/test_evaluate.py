@@ -168,6 +168,19 @@ def test_an_unfinished_run_is_evaluated_and_says_so(
     assert not any("not finished" in note for note in found["notes"])
 
 
+def test_what_cannot_be_written_is_printed_all_the_same(runs: Path, tmp_path: Path) -> None:
+    """The run of somebody else, whose folder may not be written to."""
+    out = tmp_path / "run"
+    shutil.copytree(runs / "retrieval", out)
+    expected = scored(out, "--no-floors")
+    for name in ("evaluation.json", "report.html"):
+        (out / name).unlink()
+        (out / f"{name}.tmp").mkdir()
+    result = ok("evaluate", out, "--no-floors", "--json")
+    assert json.loads(result.stdout) == expected
+    assert result.stderr.count("not written (Is a directory)") == 2
+
+
 # Other runs and stores beside it ------------------------------------------------------------------
 
 

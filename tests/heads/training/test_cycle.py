@@ -79,7 +79,8 @@ def test_plain_sd_is_read_from_the_first_store(world: World, whole: Path) -> Non
     world.train(whole.parent / "plain", "task=retrieval", "dataset.size=96")
     plain = json.loads(ok("evaluate", whole.parent / "plain", "--json").stdout)
     assert plain["baselines"]["B-SD"] == found["baselines"]["B-SD"]
-    assert found["stores"] == [FeatureStore.open(whole / "store").fingerprint]
+    plain_store = FeatureStore.open(world.store).fingerprint
+    assert found["stores"] == [FeatureStore.open(whole / "store").fingerprint, plain_store]
 
 
 class Died(BaseException):

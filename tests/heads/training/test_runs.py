@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from cache import FeatureStore
 from configs import load_config
 from heads.training import trainer
-from heads.training.checkpoint import load_facts
+from heads.training.checkpoint import Checkpoint, load_facts, save_checkpoint
 from heads.training.run import Run, open_run
 from heads.training.train import train
 from tests import tiny
@@ -342,6 +342,29 @@ def test_a_run_that_could_not_begin_leaves_no_folder_to_resume(
     complaint(*world.command(out, "task=retrieval", "dataset.size=6"))
     assert not Run(out).exists
     world.train(out, *RETRIEVAL)
+
+
+def test_two_at_once_into_one_folder_are_refused(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with Run(out).held():
+        assert "another process" in complaint(*world.command(out, *RETRIEVAL))
+    world.train(out, *RETRIEVAL)
+    with Run(out).held():
+        assert "another process" in complaint(*world.command(out, *RETRIEVAL, extra=["--resume"]))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_of_the_system(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        save_checkpoint(tmp_path / "nowhere" / "a.safetensors", Checkpoint({}, {}))
+
+    def full(*arguments: object, **options: object) -> None:
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setattr("heads.training.checkpoint.save_file", full)
+    line = complaint(*world.command(tmp_path / "run", *RETRIEVAL))
+    assert "No space left" in line and "best.safetensors" in line
 
 
 # Stores -----------------------------------------------------------------------------------------
