@@ -100,8 +100,9 @@ def train(
     if not exists:
         # Where there is nothing to learn from, nothing is begun.
         experiment.task.batches(torch.Generator())
-    with run.held() if accelerator.is_main_process else nullcontext():
-        if run.exists and not exists:
+    main = accelerator.is_main_process
+    with run.held() if main else nullcontext():
+        if main and run.exists and not exists:
             # Somebody else was a moment faster.
             raise RunError(f"{out}: holds a run already; choose another --out")
         state, injection = _train(run, experiment, exists, accelerator, listener, log, initial)
