@@ -28,6 +28,7 @@ class RemoteShardWriter(ShardWriter):
     def _publish(self, timings: Mapping[str, float]) -> None:
         assert isinstance(self._path, RemotePath)
         self._versions: dict[str, str] = {}
+        self._announced = False
         announcement = self._path / COMMITS / self._announcement()
         if exclusively(self._path, lambda store: self._put(store, announcement, timings)):
             announcement.remove()
@@ -57,9 +58,11 @@ class RemoteShardWriter(ShardWriter):
         current = read_commit(store, self._shard) or Commit(self._shard)
         parts = self._missing_from(current)
         if not parts:
-            return bool(self._versions)
+            # Another writer of the same rows was faster, and may have come before the announcement.
+            return self._announced
         commit = self._extended(current, parts, timings).to_bytes()
         announcement.write(commit)
+        self._announced = True
         for part in parts:
             place = places.get(part.array.name)
             if isinstance(part, DescriptorWriter):

@@ -261,6 +261,32 @@ def test_a_slow_writer_does_not_take_rows_away_from_a_fast_one(url: str) -> None
         assert_holds(FeatureStore.open(url), row, S3)
 
 
+def test_a_writer_that_comes_second_takes_its_announcement_away(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other has committed the same rows between its look at the commit and its own."""
+    writers = [StoreWriter.open(url, RECIPE, image_records(4), [S3], 4) for _ in range(2)]
+    (task,) = writers[0].pending()
+    with writers[0].shard(task) as first, writers[1].shard(task) as second:
+        for row in task.rows:
+            for shard in (first, second):
+                shard.put(row, {S3.name: values(row, S3)})
+        plain = RemotePath.write
+        announced: list[str] = []
+
+        def overtaken(self: RemotePath, data: bytes) -> str:
+            if self.name.endswith(".tmp") and not announced:
+                announced.append(self.name)
+                first.commit()
+            return plain(self, data)
+
+        monkeypatch.setattr(RemotePath, "write", overtaken)
+        second.commit()
+    assert announced
+    assert [name for name in objects(url) if name.startswith("commits/")] == ["commits/000000.json"]
+    assert (verify_store(url).problems, verify_store(url).notes) == ((), ())
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_a_longer_object_that_nobody_has_committed(
     url: str, same: bool, monkeypatch: pytest.MonkeyPatch
