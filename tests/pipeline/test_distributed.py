@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import threading
@@ -188,6 +189,20 @@ def test_a_shard_that_blocks_every_worker_is_one_line(
     assert verify_store(tmp_path / "s").sound
 
 
+def stop_outside_the_lock(pid: int, lock: Path) -> None:
+    """Have a process stand still where it keeps nobody else from writing into the store."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.05)
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                os.kill(pid, signal.SIGCONT)
+        time.sleep(0.005)
+
+
 def test_a_worker_that_joins_gets_work(config: Config, alone: Path, tmp_path: Path) -> None:
     """The first worker stands still after a shard, until one that joined then has done some."""
     commits = tmp_path / "s" / "commits"
@@ -200,7 +215,7 @@ def test_a_worker_that_joins_gets_work(config: Config, alone: Path, tmp_path: Pa
                 (pid,) = client.run(os.getpid).values()
             while not list(commits.glob("*.json")):
                 time.sleep(0.005)
-            os.kill(pid, signal.SIGSTOP)
+            stop_outside_the_lock(pid, tmp_path / "s" / ".lock")
             before = len(list(commits.glob("*.json")))
             cluster.scale(2)
             while len(list(commits.glob("*.json"))) < before + 2:
