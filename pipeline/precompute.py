@@ -157,9 +157,11 @@ def precompute(
 
 def _quarantined(store: FeatureStore, collection: Collection) -> dict[str, str]:
     """Image id to reason; whether its file is another one by now."""
-    found = {image.id: image.sha256 for image in collection.images}
     reasons = dict(store.quarantined)
-    for image in store.images if reasons else ():
+    if not reasons:
+        return reasons
+    found = {image.id: image.sha256 for image in collection.images}
+    for image in store.images:
         if image.id in reasons and found.get(image.id, image.sha256) != image.sha256:
             reasons[image.id] += " then; the file has changed since, and a new store takes it"
     return reasons

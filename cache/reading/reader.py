@@ -156,40 +156,29 @@ class FeatureStore:
         }
         # Beside a network the checksum costs nothing.
         check = check or isinstance(self._files, RangedRecords)
-
-        def fill(record: tuple[np.ndarray, Wanted, np.ndarray | None]) -> None:
-            values, source, target = record
-            if check:
-                self._check(values, *source)
-            if target is not None:
-                np.copyto(target, values)
-
-        targets = [
-            # What has a scale is widened after, by torch, which has threads of its own.
-            target if len(self._zarr_arrays[spec.name]) == 1 else None
+        given = iter(zip(records, wanted, strict=True))
+        rows = [
+            (spec, target, [next(given) for _ in self._zarr_arrays[spec.name]])
             for spec in specs
             for target in result[spec.name].numpy()
-            for _ in self._zarr_arrays[spec.name]
         ]
-        n_bytes = sum(values.nbytes for values in records)
-        shared(fill, list(zip(records, wanted, targets, strict=True)), threads_for(n_bytes))
-        self._widen(specs, records, result)
-        return result
 
-    def _widen(
-        self,
-        specs: Sequence[ArraySpec],
-        records: Sequence[np.ndarray],
-        result: Mapping[str, torch.Tensor],
-    ) -> None:
-        """Fill what is stored in int8."""
-        given = iter(records)
-        for spec in specs:
-            dequantise = Dequantiser(spec.shape) if spec.dtype == "int8" else None
-            for target in result[spec.name].numpy():
-                values = next(given)
-                if dequantise is not None:
-                    dequantise(values, next(given), out=target)
+        def fill(row: tuple[ArraySpec, np.ndarray, list[tuple[np.ndarray, Wanted]]]) -> None:
+            spec, target, found = row
+            if check:
+                for record, source in found:
+                    self._check(record, *source)
+            if spec.dtype != "int8":
+                np.copyto(target, found[0][0])
+
+        shared(fill, rows, threads_for(sum(record.nbytes for record in records)))
+        # Widened in this thread, by torch, which has threads of its own.
+        dequantise = {spec.name: Dequantiser(spec.shape) for spec in specs if spec.dtype == "int8"}
+        for spec, target, found in rows:
+            if spec.dtype == "int8":
+                (values, _), (scale, _) = found
+                dequantise[spec.name](values, scale, out=target)
+        return result
 
     def _place(self, image_id: str) -> tuple[Commit, int]:
         try:
