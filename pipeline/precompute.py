@@ -163,7 +163,7 @@ def _quarantined(store: FeatureStore, collection: Collection) -> dict[str, str]:
     found = {image.id: image.sha256 for image in collection.images}
     for image in store.images:
         if image.id in reasons and found.get(image.id, image.sha256) != image.sha256:
-            reasons[image.id] += " then; the file has changed since, and a new store takes it"
+            reasons[image.id] += "; its file has changed since: a new store takes it"
     return reasons
 
 
