@@ -41,7 +41,7 @@ from cache.storage.files import exclusively, is_temporary, make_folders, write_a
 from cache.storage.objects import MAX_PUT_BYTES, Changed, check_conditions
 from cache.storage.places import names_in, read_file
 from cache.storage.remote import RemotePath, StorePath, explained
-from cache.writing.recovery import roll_back
+from cache.writing.recovery import forget_committed, roll_back
 
 
 def open_or_grow(
@@ -66,6 +66,7 @@ def open_or_grow(
     if isinstance(path, RemotePath):
         _check_remote(path, arrays, shard_size)
         metadata = exclusively(path, lambda place: _made_or_grown(place, root, images, arrays))
+        forget_committed(path)
         return replace(metadata, path=path)
     _make_root_folder(path)
     return exclusively(path, lambda folder: _made_or_grown(folder, root, images, arrays))

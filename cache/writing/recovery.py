@@ -1,13 +1,22 @@
-"""Tidying up after killed writers. The caller holds the store's lock."""
+"""Tidying up after killed writers. Of a local store the caller holds the lock."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from cache.format.commits import Commit, announced_shards, read_commit
+from cache.errors import DamagedStore
+from cache.format.commits import Commit, announced_shards, parse_commit, read_commit
 from cache.format.layout import COMMITS, commit_path
 from cache.format.metadata import Metadata, nodes
-from cache.storage.files import is_owned, remove_durably, remove_stale_temporaries, temporaries_in
+from cache.storage.files import (
+    is_owned,
+    is_temporary,
+    remove_durably,
+    remove_stale_temporaries,
+    temporaries_in,
+)
+from cache.storage.places import names_in, read_file
+from cache.storage.remote import RemotePath
 
 
 def roll_back(metadata: Metadata) -> None:
@@ -16,6 +25,28 @@ def roll_back(metadata: Metadata) -> None:
         roll_back_shard(metadata, shard)
     for folder in _folders(metadata):
         remove_stale_temporaries(folder)
+
+
+def forget_committed(path: RemotePath) -> None:
+    """Remove the announcements of a remote store of which every row is committed.
+
+    Their writers died between the commit and its end, or are about to remove them themselves. An
+    announcement of anything else stays: nobody can tell whether its writer lives, and whoever does
+    its work again takes it away.
+    """
+    for name in filter(is_temporary, names_in(path / COMMITS)):
+        place = path / COMMITS / name
+        for shard in announced_shards(path, [name]):
+            data = read_file(place)
+            if data is None:
+                continue
+            try:
+                announced = parse_commit(data, path, shard)
+            except DamagedStore:
+                continue  # Said by whoever verifies the store.
+            current = read_commit(path, shard) or Commit(shard)
+            if all(current.n_rows(array) >= announced.n_rows(array) for array in announced.arrays):
+                place.remove()
 
 
 def stale_files(metadata: Metadata) -> list[Path]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,19 +172,22 @@ class _Death(BaseException):
 def test_death_at_any_put_then_the_same_command(
     protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every put of a store's making and growing is the last one once."""
+    """Every put of a store's making and growing is the last one once, and every removal."""
     write(tmp_path / "local", 5)
     write(tmp_path / "local", 7)
-    plain = RemotePath.write
     left = [0]
 
-    def mortal(self: RemotePath, data: bytes) -> str:
-        if left[0] == 0:
-            raise _Death
-        left[0] -= 1
-        return plain(self, data)
+    def mortal(change: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*arguments: Any) -> Any:
+            if left[0] == 0:
+                raise _Death
+            left[0] -= 1
+            return change(*arguments)
 
-    monkeypatch.setattr(RemotePath, "write", mortal)
+        return changed
+
+    monkeypatch.setattr(RemotePath, "write", mortal(RemotePath.write))
+    monkeypatch.setattr(RemotePath, "remove", mortal(RemotePath.remove))
     deaths = 0
     for n_puts in range(0, 100, 1 if protocol == "memory" else 7):
         url = new_place(protocol)
