@@ -238,6 +238,7 @@ def resolve_paths(document: dict[str, Any], folder: Path) -> None:
         ("dataset", "root"),
         ("dataset", "masks"),
         ("extraction", "injection"),
+        ("train", "variants", "lists"),
     )
     for *sections, key in places:
         node: Any = document

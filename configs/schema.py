@@ -74,6 +74,9 @@ class BackboneConfig(Section):
         return self.name or (self.timm.model if self.timm else self.sd.source if self.sd else "")
 
 
+_DATASET_OPTIONS = ("size", "seed", "pixels", "masks", "extended")
+
+
 class DatasetConfig(Section):
     """Which images."""
 
@@ -90,12 +93,14 @@ class DatasetConfig(Section):
     """`shapes`: side of an image in pixels."""
     masks: FilePath | None = None
     """`sketchy`: a folder of foreground masks."""
+    extended: Literal["distinct", "all"] | None = None
+    """`sketchy`: `all` keeps extended photos that are also under photo/; null is `distinct`."""
     also: tuple[DatasetConfig, ...] = ()
     """Further datasets, each a mapping like this one, read as if they were part of it."""
 
     def options(self) -> dict[str, Any]:
         """The keys that were given and that only some datasets understand."""
-        values = {key: getattr(self, key) for key in ("size", "seed", "pixels", "masks")}
+        values = {key: getattr(self, key) for key in _DATASET_OPTIONS}
         return {key: value for key, value in values.items() if value is not None}
 
 

@@ -124,7 +124,7 @@ class TrainConfig(Section):
     protocol: str | None = None
     """How results are counted; null is the usual one for the dataset (docs/protocols.md)."""
     variants: dict[str, Any] = Field(default_factory=dict)
-    """The protocol's choices: ap, precision, fold, seed, unseen."""
+    """The protocol's choices: ap, precision, fold, seed, unseen; lists and empty of file-lists."""
 
     features: tuple[Family, ...] = ("sd",)
     """Which maps are aggregated: sd (injected, where the store's are), clip, dino; and the global

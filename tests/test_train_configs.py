@@ -45,6 +45,29 @@ def test_a_written_configuration_reads_back_the_same(task: str | None, tmp_path:
     assert yaml.safe_load(dump_config(again)) == yaml.safe_load(dump_config(config))
 
 
+def test_file_lists_are_found_beside_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("beside/zeroshot1", "cwd/zeroshot2"):
+        (tmp_path / folder).mkdir(parents=True)
+    path = write(
+        tmp_path / "beside" / "c.yaml",
+        "{backbone: nano, dataset: {name: sketchy, root: pictures, extended: all}, "
+        "train: {protocol: file-lists, variants: {lists: zeroshot1}}}",
+    )
+    monkeypatch.chdir(tmp_path / "cwd")
+    config = load_config(path)
+    assert config.train.variants == {"lists": str(tmp_path / "beside" / "zeroshot1")}
+    assert config.dataset.options() == {"extended": "all"}
+    # What is not there is relative to the working directory, as `--set` is; a run keeps it whole.
+    config = load_config(path, ["train.variants.lists=zeroshot2"])
+    assert config.train.variants == {"lists": "zeroshot2"}
+    kept = load_config(write(tmp_path / "run.yaml", dump_config(config)))
+    assert kept.train.variants == {"lists": str(tmp_path / "cwd" / "zeroshot2")}
+    with pytest.raises(ConfigError, match=r"dataset\.extended"):
+        load_config(path, ["dataset.extended=some"])
+
+
 def test_stores_are_found_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("plain", "dino", "pictures"):
         (tmp_path / name).mkdir()

@@ -107,6 +107,8 @@ def examine(
         notes.append("published numbers are left out: the protocol's images are not all here")
     elif paper is not None and paper.note:
         notes.append(f"published numbers: {paper.note}")
+    if task.parts.complete:
+        notes += task.protocol.differences(task.parts.test)
     evaluation = Evaluation(
         name=own_name,
         task=task.name,

@@ -6,15 +6,22 @@
 from heads.protocols.base import Part, Parts, Protocol, ProtocolError, Score
 from heads.protocols.class_splits import HeldOut, SearchPart
 from heads.protocols.correspondence import CorrespondencePart, CorrespondenceProtocol, PointPair
+from heads.protocols.file_lists import FileListsProtocol
 from heads.protocols.paper import PaperNumbers
 from heads.protocols.recognition import RecognitionPart, RecognitionProtocol
 from heads.protocols.registry import find_protocol, protocol_names
-from heads.protocols.retrieval import FineGrainedProtocol, RetrievalProtocol
+from heads.protocols.retrieval import (
+    CategoryRetrieval,
+    FineGrainedProtocol,
+    RetrievalProtocol,
+)
 from heads.protocols.segmentation import SegmentationPart, SegmentationProtocol
 
 __all__ = [
+    "CategoryRetrieval",
     "CorrespondencePart",
     "CorrespondenceProtocol",
+    "FileListsProtocol",
     "FineGrainedProtocol",
     "HeldOut",
     "PaperNumbers",

@@ -91,6 +91,11 @@ class Protocol(ABC, Generic[PartT]):
         The same annotations and images, in any order, give the same parts.
         """
 
+    def differences(self, part: PartT) -> Sequence[str]:
+        """What other code that publishes numbers on this benchmark counts differently, a line
+        each; empty if nothing is known to differ."""
+        return ()
+
     @abstractmethod
     def chance(self, part: PartT) -> dict[str, float]:
         """What guessing is expected to score; a metric without a formula for it is missing."""

@@ -33,7 +33,7 @@ class SearchPart:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        return self.queries + self.gallery
+        return tuple(dict.fromkeys(self.queries + self.gallery))
 
     @cached_property
     def categories(self) -> tuple[str, ...]:
@@ -223,10 +223,10 @@ class ClassSplitProtocol(Protocol[SearchPartT]):
             for name, label in seen.items()
             if name not in val and label.split in (None, "train")
         }
-        return train, _searchable({name: seen[name] for name in seen if name in val})
+        return train, searchable({name: seen[name] for name in seen if name in val})
 
 
-def _searchable(labels: Mapping[str, Label]) -> dict[str, Label]:
+def searchable(labels: Mapping[str, Label]) -> dict[str, Label]:
     """The images of categories that have both sketches and photos."""
     found = {(label.category, label.domain) for label in labels.values()}
     return {

@@ -138,6 +138,9 @@ class Fold(RecognitionProtocol):
     def variants(self) -> dict[str, str]:
         return {"fold": f"{self.fold}/{N_FOLDS}", "seed": str(self.seed)}
 
+    def differences(self, part: RecognitionPart) -> list[str]:
+        return [f"published {N_FOLDS}-fold accuracies are means over folds; this is {self.fold}"]
+
     def _divided(self, labels: Mapping[str, Label], notes: list[str]) -> dict[str, str]:
         group_of = groups(labels)
         members: dict[str | None, set[str]] = defaultdict(set)

@@ -6,11 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from heads.protocols.base import Protocol, ProtocolError, Task
 from heads.protocols.class_splits import ClassSplitProtocol, HeldOut
 from heads.protocols.correspondence import OwnPairs, ReleasedPairs
+from heads.protocols.file_lists import FileListsProtocol
+from heads.protocols.lists import read_file_lists
 from heads.protocols.recognition import Fold, OwnParts, Stratified
 from heads.protocols.retrieval import FineGrainedProtocol, RetrievalProtocol
 from heads.protocols.segmentation import SegmentationProtocol
@@ -19,6 +22,7 @@ from pipeline.shapes.categories import SEEN, UNSEEN
 
 _HELD_OUT = re.compile(r"held-out-([1-9]\d*)")
 _HELD_OUT_KEYS = ("seed", "unseen")
+_FILE_LISTS = "file-lists"
 
 _SHAPES = ZeroShotSplit("shapes-24-8", frozenset(SEEN), frozenset(UNSEEN))
 _SKETCHY = ZERO_SHOT_SPLITS["sketchy-104-21"]
@@ -53,15 +57,17 @@ _NAMED: Mapping[Task, tuple[Protocol[Any], ...]] = {
 def protocol_names(task: Task) -> tuple[str, ...]:
     """The names of a task's protocols; `held-out-<n>` stands for any number."""
     held_out = ("held-out-<n>",) if task in _CLASS_SPLIT_TASKS else ()
-    return tuple(protocol.name for protocol in _NAMED[task]) + held_out
+    file_lists = (_FILE_LISTS,) if task == "retrieval" else ()
+    return tuple(protocol.name for protocol in _NAMED[task]) + file_lists + held_out
 
 
 def find_protocol(task: Task, name: str, /, **options: Any) -> Protocol[Any]:
     """The protocol of a task by name.
 
     Options are the variants: `ap` and `precision` of retrieval, `fold` of cross-validation,
-    `seed` of whatever is drawn, and `unseen` of `held-out-<n>`, a list of its n categories.
-    Raises `ProtocolError` for an unknown name or option.
+    `seed` of whatever is drawn, `unseen` of `held-out-<n>`, a list of its n categories, and of
+    `file-lists` the folder `lists` and `empty`. Raises `ProtocolError` for an unknown name or
+    option, and for lists that cannot be read.
     """
     protocols: dict[str, Protocol[Any]] = {protocol.name: protocol for protocol in _NAMED[task]}
     match = _HELD_OUT.fullmatch(name)
@@ -69,8 +75,10 @@ def find_protocol(task: Task, name: str, /, **options: Any) -> Protocol[Any]:
         given = {key: options.pop(key) for key in _HELD_OUT_KEYS if key in options}
         split = _held_out(name, int(match[1]), **given)
         protocols[name] = _CLASS_SPLIT_TASKS[task](name, split, split.seed)
+    if name == _FILE_LISTS and task == "retrieval":
+        protocols[name] = _file_lists(options.pop("lists", None))
     if name not in protocols:
-        near = get_close_matches(name, protocols, n=1)
+        near = get_close_matches(name, protocol_names(task), n=1)
         known = ", ".join(protocol_names(task))
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {known}"
         raise ProtocolError(f"{task} has no protocol {name!r}; {hint}")
@@ -90,10 +98,20 @@ def find_protocol(task: Task, name: str, /, **options: Any) -> Protocol[Any]:
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "ap": ("ap-hits", "ap-voc"),
     "precision": ("p-k", "p-min"),
+    "empty": ("zero", "drop"),
     "fold": (),
     "seed": (),
 }
 """What may be chosen, and from what; () where any number will do."""
+
+
+def _file_lists(folder: Any) -> FileListsProtocol:
+    if not isinstance(folder, str | Path) or not str(folder):
+        raise ProtocolError(
+            f"{_FILE_LISTS}: lists is {folder!r}; set train.variants.lists to the folder of the"
+            " lists, such as zeroshot1"
+        )
+    return FileListsProtocol(name=_FILE_LISTS, lists=read_file_lists(Path(folder)))
 
 
 def _held_out(name: str, n: int, seed: int = 0, unseen: Sequence[str] = ()) -> HeldOut:

@@ -17,25 +17,22 @@ from heads.metrics.retrieval import (
     instance_positions,
     instance_scores,
 )
-from heads.protocols.base import Score
+from heads.protocols.base import Protocol, Score
 from heads.protocols.chance import expected_ap, expected_precision
 from heads.protocols.class_splits import ClassSplitProtocol, SearchPart, search_part
+from heads.protocols.peers import PEER_LISTS, counting_differences
 from pipeline.datasets.base import Annotations, Label
 
 
 @dataclass(frozen=True)
-class RetrievalProtocol(ClassSplitProtocol[SearchPart]):
-    """Category-level zero-shot retrieval: every photo of the sketch's category is relevant."""
+class CategoryRetrieval(Protocol[SearchPart]):
+    """Category-level retrieval: every photo of the sketch's category is relevant."""
 
     task = "retrieval"
     metrics = ("map@all", "map@200", "p@100", "p@200")
 
     ap: APVariant = "ap-hits"
     precision: PrecisionVariant = "p-k"
-
-    @property
-    def variants(self) -> dict[str, str]:
-        return {**super().variants, "ap": self.ap, "precision": self.precision}
 
     def score(self, part: SearchPart, queries: Tensor, gallery: Tensor) -> Score:
         """Scores of descriptors [Q, D] and [G, D], in the order of the part."""
@@ -63,6 +60,26 @@ class RetrievalProtocol(ClassSplitProtocol[SearchPart]):
             levels["map@all"] = expected_ap(n_relevant, n_gallery)
             levels["map@200"] = expected_ap(n_relevant, n_gallery, 200)
         return {name: float(levels[name].mean()) for name in self.metrics if name in levels}
+
+    def differences(self, part: SearchPart) -> list[str]:
+        n_without_relevant = int((_photos_in_category(part) == 0).sum())
+        return counting_differences(self.ap, self.precision, n_without_relevant)
+
+
+@dataclass(frozen=True)
+class RetrievalProtocol(CategoryRetrieval, ClassSplitProtocol[SearchPart]):
+    """Category-level retrieval over a split of the categories."""
+
+    @property
+    def variants(self) -> dict[str, str]:
+        return {**super().variants, "ap": self.ap, "precision": self.precision}
+
+    def differences(self, part: SearchPart) -> list[str]:
+        lists = PEER_LISTS.get(self.name)
+        if lists is None:
+            return []
+        lines = lists.differences(len(part.gallery), len(part.queries))
+        return [*lines, *super().differences(part)]
 
     def _usable(
         self, labels: Mapping[str, Label], annotations: Annotations, notes: list[str]

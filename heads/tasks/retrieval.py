@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 
 from configs.train import TripletConfig
-from heads.protocols import RetrievalProtocol
+from heads.protocols import CategoryRetrieval
 from heads.tasks.search import SearchPair, SearchTask
 
 
@@ -20,7 +20,7 @@ class Retrieval(SearchTask):
     name = "retrieval"
     monitor = "map@all"
 
-    protocol: RetrievalProtocol
+    protocol: CategoryRetrieval
 
     @property
     def triplet(self) -> TripletConfig:

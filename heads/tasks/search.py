@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from configs.train import TripletConfig
 from heads.floors import Load, global_hog
-from heads.protocols import FineGrainedProtocol, RetrievalProtocol, Score, SearchPart
+from heads.protocols import CategoryRetrieval, FineGrainedProtocol, Score, SearchPart
 from heads.tasks.base import (
     Describe,
     Fitted,
@@ -40,7 +40,7 @@ class SearchPair(NamedTuple):
 class SearchTask(Task[SearchPart, SearchPair]):
     """Finds photos by sketches, by the cosine of pooled descriptors."""
 
-    protocol: RetrievalProtocol | FineGrainedProtocol
+    protocol: CategoryRetrieval | FineGrainedProtocol
 
     @property
     @abstractmethod

@@ -35,7 +35,7 @@ def _open_shapes(
 _REGISTRY = {
     "shapes": _Entry(_open_shapes, frozenset({"size", "seed", "pixels"})),
     "folder": _Entry(FolderDataset),
-    "sketchy": _Entry(SketchyDataset, frozenset({"masks"})),
+    "sketchy": _Entry(SketchyDataset, frozenset({"masks", "extended"})),
     "tuberlin": _Entry(TUBerlinDataset),
     "quickdraw": _Entry(QuickDrawDataset),
     "psc6k": _Entry(PSC6KDataset),
@@ -46,8 +46,8 @@ def open_dataset(name: str, root: Path | None, limit: int | None = None, **optio
     """The dataset called `name` under `root`, at most `limit` images of it.
 
     Options are those of the dataset's own class, such as `size`, `seed` and `pixels` of shapes or
-    `masks` of sketchy. Raises `DatasetError` for an unknown name or option, and where the root
-    holds nothing the dataset knows.
+    `masks` and `extended` of sketchy. Raises `DatasetError` for an unknown name or option, and if
+    the root holds nothing the dataset knows.
     """
     if name not in _REGISTRY:
         raise DatasetError(f"no dataset {name!r}{_nearest(name, _REGISTRY)}")

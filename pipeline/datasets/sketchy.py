@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -39,6 +40,8 @@ class SketchyDataset(FileDataset):
 
     Args:
         masks: a folder of foreground masks `<class>/<photo's stem>.png`, for segmentation.
+        extended: `all` keeps extended photos that are also under `photo/`, for file lists that
+            name both.
     """
 
     name = "sketchy"
@@ -48,8 +51,13 @@ class SketchyDataset(FileDataset):
     )
 
     def __init__(
-        self, root: Path | None, limit: int | None = None, masks: Path | None = None
+        self,
+        root: Path | None,
+        limit: int | None = None,
+        masks: Path | None = None,
+        extended: Literal["distinct", "all"] = "distinct",
     ) -> None:
+        self._keep_copies = extended == "all"
         self._masks = None if masks is None else checked_folder(masks, self.name, "masks")
         super().__init__(root, limit)
 
@@ -103,7 +111,8 @@ class SketchyDataset(FileDataset):
         ]
 
     def _with_sources(self, labels: dict[str, Label]) -> dict[str, Label]:
-        """Tie sketches to photos by name, and leave out extended photos there already are."""
+        """Tie sketches to photos by name, and leave out extended photos there already are unless
+        copies are kept."""
         photos: dict[tuple[str | None, str], str] = {}
         extended: list[str] = []
         for path, label in labels.items():
@@ -113,7 +122,8 @@ class SketchyDataset(FileDataset):
                 else:
                     photos[label.category, _stem(path)] = path
         for path in extended:
-            if photos.setdefault((labels[path].category, _stem(path)), path) != path:
+            first = photos.setdefault((labels[path].category, _stem(path)), path)
+            if first != path and not self._keep_copies:
                 self._skip(path, "extended photo that is also under photo/")
                 del labels[path]
         for path, label in labels.items():

@@ -127,6 +127,19 @@ def test_the_extended_tree_adds_photos_without_repeating_any(tmp_path, extended)
     ]
 
 
+def test_extended_copies_are_kept_where_lists_name_them(tmp_path):
+    photo = "256x256/photo/tx_000000000000/bat/n2_5.jpg"
+    extended = [f"EXTEND_image_sketchy/bat/{name}.jpg" for name in ("ext_1", "n2_5")]
+    write_images(tmp_path, [*OFFICIAL, *extended])
+    dataset = open_dataset("sketchy", tmp_path, extended="all")
+    assert by_domain(dataset)["photo"] == {photo, *extended}
+    assert {pair.photo for pair in dataset.annotations.pairs} == {photo}
+    assert not any(entry.path in extended for entry in dataset.skipped)
+    assert by_domain(open_dataset("sketchy", tmp_path, extended="distinct")) == by_domain(
+        SketchyDataset(tmp_path)
+    )
+
+
 def test_sketches_are_tied_to_extended_photos_where_there_are_no_others(tmp_path):
     write_images(tmp_path, ["EXTEND_image_sketchy/bat/n2_5.jpg", "sketch/bat/n2_5-1.png"])
     (pair,) = SketchyDataset(tmp_path).annotations.pairs
