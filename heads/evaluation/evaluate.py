@@ -102,7 +102,12 @@ def examine(
         for name, floor in score_floors(task, experiment.dataset).items():
             baselines[name] = floor.metrics
     paper = task.protocol.paper
-    notes = [*_unfinished(run, experiment.config), *task.parts.notes, *score.notes]
+    notes = [
+        *_other_versions(run, task),
+        *_unfinished(run, experiment.config),
+        *task.parts.notes,
+        *score.notes,
+    ]
     if paper is not None and not task.parts.complete:
         notes.append("published numbers are left out: the protocol's images are not all here")
     elif paper is not None and paper.note:
@@ -122,6 +127,7 @@ def examine(
         n=score.n,
         stores=list(dict.fromkeys(store.fingerprint for store in stores)),
         notes=notes,
+        protocol_version=task.protocol.version,
     )
     try:
         write_text(run.evaluation, json.dumps(evaluation.as_json(), indent=2) + "\n")
@@ -177,6 +183,21 @@ def _unfinished(run: Run, config: Config) -> list[str]:
         return []
     epoch = load_facts(run.best).get("epoch")
     return [f"training is not finished: weights of epoch {epoch} of {config.train.epochs}"]
+
+
+def _other_versions(run: Run, task: Task[Any, Any]) -> list[str]:
+    """A note if the run was trained or evaluated when its protocol counted otherwise."""
+    protocol, began, evaluated = task.protocol, run.protocol_version(), run.evaluated_version()
+    others = [v for v in (began, evaluated) if v is not None and v != protocol.version]
+    if not others:
+        return []
+    note = (
+        f"{protocol.difference_from(min(others))}; earlier numbers of this run are not comparable"
+    )
+    chose = any(task.monitor in change.metrics for change in protocol.changes_since(began))
+    if chose and len(task.parts.val):
+        note += f", and its best weights were chosen by version {began}"
+    return [note]
 
 
 def _score_beside(run: Run, experiment: Experiment, log: Log) -> tuple[str, Score]:

@@ -3,9 +3,14 @@
 `docs/protocols.md` says the same in words.
 """
 
-from heads.protocols.base import Part, Parts, Protocol, ProtocolError, Score
+from heads.protocols.base import Change, Part, Parts, Protocol, ProtocolError, Score
 from heads.protocols.class_splits import HeldOut, SearchPart
-from heads.protocols.correspondence import CorrespondencePart, CorrespondenceProtocol, PointPair
+from heads.protocols.correspondence import (
+    CorrespondencePart,
+    CorrespondenceProtocol,
+    PointPair,
+    PredictedPair,
+)
 from heads.protocols.paper import PaperNumbers
 from heads.protocols.recognition import RecognitionPart, RecognitionProtocol
 from heads.protocols.registry import find_protocol, protocol_names
@@ -13,6 +18,7 @@ from heads.protocols.retrieval import FineGrainedProtocol, RetrievalProtocol
 from heads.protocols.segmentation import SegmentationPart, SegmentationProtocol
 
 __all__ = [
+    "Change",
     "CorrespondencePart",
     "CorrespondenceProtocol",
     "FineGrainedProtocol",
@@ -21,6 +27,7 @@ __all__ = [
     "Part",
     "Parts",
     "PointPair",
+    "PredictedPair",
     "Protocol",
     "ProtocolError",
     "RecognitionPart",

@@ -17,10 +17,15 @@ from heads.metrics.retrieval import (
     instance_positions,
     instance_scores,
 )
-from heads.protocols.base import Score
+from heads.protocols.base import Change, Score
 from heads.protocols.chance import expected_ap, expected_precision
 from heads.protocols.class_splits import ClassSplitProtocol, SearchPart, search_part
 from pipeline.datasets.base import Annotations, Label
+
+_CUT_AT_MINIMUM = (
+    "p-min cuts the ranking at min(K, relevant photos); version 1 cut it at K and divided by the "
+    "smaller number"
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,12 @@ class RetrievalProtocol(ClassSplitProtocol[SearchPart]):
     @property
     def variants(self) -> dict[str, str]:
         return {**super().variants, "ap": self.ap, "precision": self.precision}
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        if self.precision == "p-k":
+            return ()
+        return (Change(_CUT_AT_MINIMUM, tuple(m for m in self.metrics if m.startswith("p@"))),)
 
     def score(self, part: SearchPart, queries: Tensor, gallery: Tensor) -> Score:
         """Scores of descriptors [Q, D] and [G, D], in the order of the part."""
