@@ -14,7 +14,7 @@ from heads.evaluation.baselines import find_baselines, score_baseline, score_flo
 from heads.evaluation.result import Evaluation
 from heads.evaluation.table import protocol_in_words
 from heads.explain import Explained, Findings, Remembered, find
-from heads.protocols import Score
+from heads.protocols import Score, find_protocol
 from heads.report.run import write_run_report
 from heads.tasks import Fitted, Task
 from heads.training.accelerator import open_accelerator
@@ -163,6 +163,21 @@ def score_run(run: Run, experiment: Experiment) -> Score:
     task, learner = experiment.task, experiment.learner
     fitted = fitted_of(run, experiment)
     return task.evaluate(task.parts.test, learner.describe, learner.layers, fitted)
+
+
+def is_evaluated(run: Run) -> bool:
+    """Whether the run holds an evaluation that counts as its protocol does now.
+
+    Raises RunError and ConfigError for a run that cannot be read.
+    """
+    return run.evaluation.is_file() and run.evaluated_version() == present_version(run)
+
+
+def present_version(run: Run) -> int:
+    """The version by which the run's protocol counts now. Raises as `is_evaluated`."""
+    config = run.config()
+    assert config.task is not None
+    return find_protocol(config.task, run.facts()["protocol"], **config.train.variants).version
 
 
 def run_name(config: Config) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from heads.evaluation.evaluate import examine, reopen
+from heads.evaluation.evaluate import examine, is_evaluated, reopen
 from heads.evaluation.result import Evaluation
 from heads.evaluation.table import text_table
 from heads.training import trainer
@@ -57,6 +57,7 @@ def test_an_old_run_gives_the_new_numbers_and_says_so(runs: Runs, tmp_path: Path
 
     before_versions(folder)
     rewrite(folder / "evaluation.json", lambda document: document["metrics"].update({"pck@10": 1}))
+    assert not is_evaluated(Run(folder))
     weights = (folder / "best.safetensors").read_bytes()
     printed = ok("evaluate", folder, "--no-floors").stdout
     (line,) = [line for line in printed.splitlines() if "version 2 now" in line]
@@ -65,6 +66,7 @@ def test_an_old_run_gives_the_new_numbers_and_says_so(runs: Runs, tmp_path: Path
     found = json.loads((folder / "evaluation.json").read_text())
     assert found["metrics"] == expected.metrics and found["protocol_version"] == 2
     assert line in found["notes"] and line in html.unescape((folder / "report.html").read_text())
+    assert is_evaluated(Run(folder))
     (folder / "evaluation.json").unlink()
     assert version_notes(examine(folder, floors=False).evaluation) == [line]
     assert (folder / "best.safetensors").read_bytes() == weights
