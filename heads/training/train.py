@@ -123,8 +123,7 @@ def _train(
     if resumed:
         run.check_stores(experiment.stores)
         run.check_split(experiment.task.parts)
-        if accelerator.is_main_process:
-            _recount_best(run, experiment, log)
+        _recount_best(run, experiment, accelerator.is_main_process, log)
     elif accelerator.is_main_process:
         for remark in experiment.task.remarks():
             log(f"{experiment.task.name} by {experiment.task.protocol.name}: {remark}")
@@ -157,10 +156,11 @@ def _train(
     return state, injection
 
 
-def _recount_best(run: Run, experiment: Experiment, log: Log) -> None:
+def _recount_best(run: Run, experiment: Experiment, main: bool, log: Log) -> None:
     """Validate the best weights of an unfinished run again if its protocol counts otherwise now.
 
-    Otherwise their number by the old count would be compared with numbers by the new one.
+    Otherwise their number by the old count would be compared with numbers by the new one. All
+    processes validate, and the main one writes the number down.
     """
     task, learner = experiment.task, experiment.learner
     began = run.protocol_version()
@@ -175,9 +175,11 @@ def _recount_best(run: Run, experiment: Experiment, log: Log) -> None:
         learner.to(experiment.device)
         learner.restore(run.best_checkpoint().tensors)
         best = validate(learner)[task.monitor]
-        save_checkpoint(run.last, Checkpoint(last.tensors, {**last.facts, "best": best}))
+        if main:
+            save_checkpoint(run.last, Checkpoint(last.tensors, {**last.facts, "best": best}))
         line += f"; the best weights are validated again: {100 * best:.2f} {task.monitor}"
-    log(line)
+    if main:
+        log(line)
 
 
 def _begin(run: Run, experiment: Experiment) -> None:
