@@ -3,10 +3,10 @@
     python benchmarks/nano_gate.py [--seeds 101 102 103] [--sets unseen] [--images 1440]
 
 Retrieval from sketch to photo, photo to photo and sketch to sketch (mAP@all, cosine) by CLIP's
-image embedding, by pooled UNet features and by both; correspondence (PCK@10, mean over pairs) by
-nearest neighbours of UNet features, CLIP tokens and both. Beside them the same networks with random
-weights, histograms of gradients, copied positions, and chance. Prints Markdown: the mean over the
-seeds and the standard deviation between them.
+image embedding, by pooled UNet features and by both; correspondence from sketch to photo alone
+(PCK@10, mean over pairs) by nearest neighbours of UNet features, CLIP tokens and both. Beside them
+the same networks with random weights, histograms of gradients, copied positions, and chance. Prints
+Markdown: the mean over the seeds and the standard deviation between them.
 """
 
 from __future__ import annotations
@@ -213,8 +213,8 @@ def look(seed: int, n_images: int, part: str, trained: Backbone, random: Backbon
         "SD+CLIP": eyes.matches([*LAYERS, "tokens"]),
         "SD, random weights": blind.matches(LAYERS),
         "CLIP, random weights": blind.matches(["tokens"]),
-        "HOG": hog_matches(world.picture, world.pairs),
-        "copied position": copied_positions(world.pairs),
+        "HOG": [found.photo_points for found in hog_matches(world.picture, world.pairs)],
+        "copied position": [found.photo_points for found in copied_positions(world.pairs)],
     }
     for who, found in answers.items():
         rows["PCK@10, sketch to photo", who] = correspondence(world, found)

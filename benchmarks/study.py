@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.tasks import note, table
 from configs import Config, load_config
-from heads.evaluation.evaluate import reopen, score_run
+from heads.evaluation.evaluate import present_version, reopen, score_run
 from heads.tasks import TASKS
 from heads.training.cycle import train_cycle
 from heads.training.run import Run
@@ -222,7 +222,8 @@ def score(task: str, variant: Variant, world: World, out: Path) -> dict[str, flo
     """The metrics of one row in one world, on its test part; trained if it is not there yet."""
     run = Run(out / "runs" / world.name / f"{task}-{variant.slug}")
     scored = run.folder / "study.json"
-    if not scored.is_file():
+    found = _kept(run, scored)
+    if found is None:
         note(f"world {world.name}, {task}: {variant.name}")
         config = configuration(task, variant, world, out)
         store = first_store(config, variant, world, out)
@@ -231,9 +232,20 @@ def score(task: str, variant: Variant, world: World, out: Path) -> dict[str, flo
         else:
             initial = warmed(task, variant, world, store, run) if variant.warm else None
             train(config, [store], run.folder, resume=True, initial=initial)
-        scored.write_text(json.dumps(test_metrics(run)))
-    found: dict[str, float] = json.loads(scored.read_text())
+        found = test_metrics(run)
+        kept = {"protocol_version": present_version(run), "metrics": found}
+        scored.write_text(json.dumps(kept))
     return found
+
+
+def _kept(run: Run, scored: Path) -> dict[str, float] | None:
+    """The metrics that were kept of a row, if they count as its protocol does now."""
+    if not scored.is_file():
+        return None
+    document = json.loads(scored.read_text())
+    # Without a version it holds the metrics alone, of the first.
+    current = document.get("protocol_version", 1) == present_version(run)
+    return document.get("metrics", document) if current else None
 
 
 def test_metrics(run: Run) -> dict[str, float]:

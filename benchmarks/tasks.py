@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import load_config
-from heads.evaluation.evaluate import evaluate
+from heads.evaluation.evaluate import evaluate, is_evaluated
 from heads.tasks import TASKS
 from heads.training.run import Run
 from heads.training.train import train
@@ -51,7 +51,7 @@ def evaluated(
     store = out / f"store-{config.dataset.size}-{seed}"
     precompute(config, store, log=note)
     run = Run(out / f"{task}-{seed}")
-    if not run.evaluation.is_file():
+    if not is_evaluated(run):
         train(config, [store], run.folder, resume=True, log=note)
         evaluate(run.folder, log=note)
     found: dict[str, Any] = json.loads(run.evaluation.read_text())

@@ -72,7 +72,7 @@ class CorrespondenceConfig(Section):
     """Sketch-photo correspondence."""
 
     temperature: float = Field(default=0.02, gt=0)
-    """Of the softmax over the photo's cells."""
+    """Of the softmax over the target's cells."""
     target_noise: float = Field(default=0.05, ge=0)
     """Deviation of the noise on training targets, as a share of the square's side."""
     matcher: Matcher = "windowed"

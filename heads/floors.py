@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from heads.protocols import PointPair
+from heads.protocols import PointPair, PredictedPair
 
 Load = Callable[[str], Image.Image]
 """The picture of an id."""
@@ -90,17 +90,27 @@ def dense_hog(picture: Image.Image) -> np.ndarray:
     return hog_blocks(np.pad(cells, (reach, reach, (0, 0))), 2 * DENSE_REACH + 1)
 
 
-def copied_positions(pairs: Iterable[PointPair]) -> list[Tensor]:
-    """Each point of the sketch at the same place of the photo, [K, 2] for every pair."""
-    return [pair.sketch_points for pair in pairs]
+def copied_positions(pairs: Iterable[PointPair]) -> list[PredictedPair]:
+    """Each point of one picture at the same place of the other."""
+    return [
+        PredictedPair(photo_points=pair.sketch_points, sketch_points=pair.photo_points)
+        for pair in pairs
+    ]
 
 
-def hog_matches(load: Load, pairs: Iterable[PointPair]) -> list[Tensor]:
-    """For each point of the sketch the centre of the photo's cell that looks most like it there.
-
-    [K, 2] for every pair; among equal cells the first, row by row.
-    """
-    return [_matched(dense_hog(load(p.sketch)), dense_hog(load(p.photo)), p) for p in pairs]
+def hog_matches(load: Load, pairs: Iterable[PointPair]) -> list[PredictedPair]:
+    """For each point of one picture the centre of the other's cell that looks most like it there;
+    among equal cells the first, row by row."""
+    matches = []
+    for pair in pairs:
+        sketch, photo = dense_hog(load(pair.sketch)), dense_hog(load(pair.photo))
+        matches.append(
+            PredictedPair(
+                photo_points=_matched(sketch, photo, pair.sketch_points),
+                sketch_points=_matched(photo, sketch, pair.photo_points),
+            )
+        )
+    return matches
 
 
 def nearest_centroid(train: Tensor, labels: Tensor, test: Tensor, n_classes: int) -> Tensor:
@@ -159,11 +169,12 @@ def _unit(descriptors: np.ndarray) -> np.ndarray:
     return np.divide(descriptors, lengths, out=np.zeros_like(descriptors), where=lengths > 1e-6)
 
 
-def _matched(sketch: np.ndarray, photo: np.ndarray, pair: PointPair) -> Tensor:
-    height, width = photo.shape[:2]
-    sides = np.array(sketch.shape[1::-1])
-    cells = np.clip(pair.sketch_points.numpy() * sides, 0, sides - 1).astype(int)
-    likeness = sketch[cells[:, 1], cells[:, 0]] @ photo.reshape(height * width, -1).T
+def _matched(source: np.ndarray, target: np.ndarray, points: Tensor) -> Tensor:
+    """Centres [K, 2] of the target's cells most like those at the source's points [K, 2]."""
+    height, width = target.shape[:2]
+    sides = np.array(source.shape[1::-1])
+    cells = np.clip(points.numpy() * sides, 0, sides - 1).astype(int)
+    likeness = source[cells[:, 1], cells[:, 0]] @ target.reshape(height * width, -1).T
     y, x = np.divmod(likeness.argmax(1), width)
     return torch.from_numpy((np.stack([x, y], axis=1) + 0.5) / (width, height))
 

@@ -126,7 +126,8 @@ def spectrum(store: StorePath | None, run: Path | None, n: int, out: Path) -> No
 @_n(6, "pairs")
 @_out("matches.png")
 def matches(run: Path, images: tuple[str, ...], n: int, out: Path) -> None:
-    """Pairs of RUN's test part with the points found, right and wrong ones marked."""
+    """Pairs of RUN's test part: the sketch's points and where they are found in the photo, right
+    and wrong ones marked."""
     from heads.explain import find_matches
     from heads.plots import matches_figure
 

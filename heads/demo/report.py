@@ -66,7 +66,7 @@ def _header(demonstration: Demonstration) -> Html:
 
     trained = sum(head.seconds for head in demonstration.heads)
     figures = [
-        (score("correspondence"), "of 100 points found within a tenth of the photo's size"),
+        (score("correspondence"), "of 100 points found within a tenth of the picture's size"),
         (score("retrieval"), "mean average precision for categories never trained on"),
         (score("recognition"), "of 100 sketches recognised"),
         (score("segmentation"), "IoU of masks found by a sketch, in hundredths"),

@@ -14,7 +14,7 @@ from heads.evaluation.baselines import find_baselines, score_baseline, score_flo
 from heads.evaluation.result import Evaluation
 from heads.evaluation.table import protocol_in_words
 from heads.explain import Explained, Findings, Remembered, find
-from heads.protocols import Score
+from heads.protocols import Score, find_protocol
 from heads.report.run import write_run_report
 from heads.tasks import Fitted, Task
 from heads.training.accelerator import open_accelerator
@@ -102,7 +102,12 @@ def examine(
         for name, floor in score_floors(task, experiment.dataset).items():
             baselines[name] = floor.metrics
     paper = task.protocol.paper
-    notes = [*_unfinished(run, experiment.config), *task.parts.notes, *score.notes]
+    notes = [
+        *_other_versions(run, task),
+        *_unfinished(run, experiment.config),
+        *task.parts.notes,
+        *score.notes,
+    ]
     if paper is not None and not task.parts.complete:
         notes.append("published numbers are left out: the protocol's images are not all here")
     elif paper is not None and paper.note:
@@ -124,6 +129,7 @@ def examine(
         n=score.n,
         stores=list(dict.fromkeys(store.fingerprint for store in stores)),
         notes=notes,
+        protocol_version=task.protocol.version,
     )
     try:
         write_text(run.evaluation, json.dumps(evaluation.as_json(), indent=2) + "\n")
@@ -161,6 +167,21 @@ def score_run(run: Run, experiment: Experiment) -> Score:
     return task.evaluate(task.parts.test, learner.describe, learner.layers, fitted)
 
 
+def is_evaluated(run: Run) -> bool:
+    """Whether the run holds an evaluation that counts as its protocol does now.
+
+    Raises RunError and ConfigError for a run that cannot be read.
+    """
+    return run.evaluation.is_file() and run.evaluated_version() == present_version(run)
+
+
+def present_version(run: Run) -> int:
+    """The version by which the run's protocol counts now. Raises as `is_evaluated`."""
+    config = run.config()
+    assert config.task is not None
+    return find_protocol(config.task, run.facts()["protocol"], **config.train.variants).version
+
+
 def run_name(config: Config) -> str:
     """What a run is called beside others: the paper's name for what it trains."""
     train = config.train
@@ -179,6 +200,21 @@ def _unfinished(run: Run, config: Config) -> list[str]:
         return []
     epoch = load_facts(run.best).get("epoch")
     return [f"training is not finished: weights of epoch {epoch} of {config.train.epochs}"]
+
+
+def _other_versions(run: Run, task: Task[Any, Any]) -> list[str]:
+    """A note if the run was trained or evaluated when its protocol counted otherwise."""
+    protocol, began, evaluated = task.protocol, run.protocol_version(), run.evaluated_version()
+    others = [v for v in (began, evaluated) if v is not None and v != protocol.version]
+    if not others:
+        return []
+    note = (
+        f"{protocol.difference_from(min(others))}; earlier numbers of this run are not comparable"
+    )
+    chose = any(task.monitor in change.metrics for change in protocol.changes_since(began))
+    if chose and len(task.parts.val):
+        note += f", and its best weights were chosen by version {began}"
+    return [note]
 
 
 def _score_beside(run: Run, experiment: Experiment, log: Log) -> tuple[str, Score]:

@@ -30,6 +30,8 @@ class Evaluation:
     stores: Sequence[str]
     """Fingerprints of those that the run, and then the baselines, may be read from."""
     notes: Sequence[str] = field(default_factory=tuple)
+    protocol_version: int = 1
+    """How the protocol counted: numbers of different versions are not comparable."""
 
     def as_json(self) -> dict[str, Any]:
         """One plain object."""

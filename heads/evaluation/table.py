@@ -18,7 +18,9 @@ def rows_of(evaluation: Evaluation) -> list[tuple[str, dict[str, float]]]:
 
 def text_table(evaluation: Evaluation) -> str:
     """The table with its protocol above and its notes below; metrics in hundredths."""
-    protocol = protocol_in_words(evaluation.protocol, evaluation.variants)
+    protocol = protocol_in_words(
+        evaluation.protocol, evaluation.variants, evaluation.protocol_version
+    )
     title = f"{evaluation.task} by {protocol}, {evaluation.split} part, n = {evaluation.n:,}"
     names = list(evaluation.metrics)
     rows = [["", *names]]
@@ -30,10 +32,12 @@ def text_table(evaluation: Evaluation) -> str:
     return "\n".join([*lines, *evaluation.notes])
 
 
-def protocol_in_words(name: str, variants: Mapping[str, str]) -> str:
-    """A protocol's name and its variants."""
-    words = ", ".join(f"{key} {value}" for key, value in variants.items())
-    return f"{name} ({words})" if words else name
+def protocol_in_words(name: str, variants: Mapping[str, str], version: int = 1) -> str:
+    """A protocol's name, its variants, and its version if that is not the first."""
+    words = [f"{key} {value}" for key, value in variants.items()]
+    if version > 1:
+        words.append(f"version {version}")
+    return f"{name} ({', '.join(words)})" if words else name
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -76,12 +76,18 @@ def average_precision(
 def precision_at(
     hits: Tensor, n_relevant: Tensor, k: int, variant: PrecisionVariant = "p-k"
 ) -> Tensor:
-    """P@K float64 [Q]: hits within K over K (`p-k`) or over min(K, relevant photos) (`p-min`).
+    """P@K float64 [Q]: the share of hits among the first K (`p-k`), or among the first
+    min(K, relevant photos) as ZSE-SBIR counts them (`p-min`).
 
-    K stays K where the gallery is smaller. Arguments as in `average_precision`.
+    `p-k` divides by K even if the gallery is smaller; `p-min` is 0 without a relevant photo.
+    Arguments as in `average_precision`.
     """
-    found = hits[:, :k].sum(1).double()
-    return found / (k if variant == "p-k" else n_relevant.clamp(min=1, max=k))
+    hits = hits[:, :k]
+    if variant == "p-k":
+        return hits.sum(1).double() / k
+    cut = n_relevant.clamp(max=k)[:, None]
+    counted = hits & (torch.arange(hits.shape[1], device=hits.device) < cut)
+    return counted.sum(1).double() / cut[:, 0].clamp(min=1)
 
 
 def category_scores(

@@ -3,9 +3,14 @@
 `docs/protocols.md` says the same in words.
 """
 
-from heads.protocols.base import Part, Parts, Protocol, ProtocolError, Score
+from heads.protocols.base import Change, Part, Parts, Protocol, ProtocolError, Score
 from heads.protocols.class_splits import HeldOut, SearchPart
-from heads.protocols.correspondence import CorrespondencePart, CorrespondenceProtocol, PointPair
+from heads.protocols.correspondence import (
+    CorrespondencePart,
+    CorrespondenceProtocol,
+    PointPair,
+    PredictedPair,
+)
 from heads.protocols.file_lists import FileListsProtocol
 from heads.protocols.paper import PaperNumbers
 from heads.protocols.recognition import RecognitionPart, RecognitionProtocol
@@ -19,6 +24,7 @@ from heads.protocols.segmentation import SegmentationPart, SegmentationProtocol
 
 __all__ = [
     "CategoryRetrieval",
+    "Change",
     "CorrespondencePart",
     "CorrespondenceProtocol",
     "FileListsProtocol",
@@ -28,6 +34,7 @@ __all__ = [
     "Part",
     "Parts",
     "PointPair",
+    "PredictedPair",
     "Protocol",
     "ProtocolError",
     "RecognitionPart",

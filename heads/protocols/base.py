@@ -66,8 +66,17 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Change:
+    """How a version of a protocol counts otherwise than the version before it."""
+
+    text: str
+    metrics: tuple[str, ...]
+    """The metrics whose numbers changed."""
+
+
+@dataclass(frozen=True)
 class Protocol(ABC, Generic[PartT]):
-    """How one task is evaluated. Reported under `name` with `variants`."""
+    """How one task is evaluated. Reported under `name` with `variants` and `version`."""
 
     task: ClassVar[Task]
     metrics: ClassVar[tuple[str, ...]]
@@ -78,6 +87,27 @@ class Protocol(ABC, Generic[PartT]):
     @abstractmethod
     def variants(self) -> Mapping[str, str]:
         """What else decides how the numbers are counted, such as `{"ap": "ap-hits"}`."""
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What each version after the first changed, oldest first."""
+        return ()
+
+    @property
+    def version(self) -> int:
+        """Counted from 1. Numbers of different versions are not comparable."""
+        return 1 + len(self.changes)
+
+    def changes_since(self, version: int) -> tuple[Change, ...]:
+        """What changed after `version`; nothing if it is the present one or a later one."""
+        return self.changes[version - 1 :]
+
+    def difference_from(self, version: int) -> str:
+        """In words, how an earlier version counted otherwise, or that `version` is a later one."""
+        if version > self.version:
+            return f"{self.task} by {self.name} is version {self.version} here, not {version}"
+        texts = "; ".join(change.text for change in self.changes_since(version))
+        return f"{self.task} by {self.name} is version {self.version} now: {texts}"
 
     @property
     def paper(self) -> PaperNumbers | None:

@@ -35,8 +35,8 @@ def expected_precision(
     n_relevant: np.ndarray, n_gallery: int, k: int, variant: PrecisionVariant
 ) -> np.ndarray:
     """Mean P@K of a random ranking, float64 [Q]. Arguments as in `expected_ap`."""
-    found = min(k, n_gallery) * np.asarray(n_relevant, np.float64) / n_gallery
-    return found / (k if variant == "p-k" else np.clip(n_relevant, 1, k))
+    share = np.asarray(n_relevant, np.float64) / n_gallery
+    return share * min(k, n_gallery) / k if variant == "p-k" else share
 
 
 def disc_share(points: np.ndarray, radius: float) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""Sketch-photo correspondence: which pairs are trained on, and which points are counted."""
+"""Sketch-photo correspondence: which pairs are trained on, and which points are counted.
+
+As PSC6K's own evaluation and the released code do, both directions are counted: the photo's points
+found for those of the sketch, and the sketch's points found for those of the photo.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import torch
 from torch import Tensor
 
 from heads.metrics.correspondence import errors, pck, within
-from heads.protocols.base import Images, Parts, Protocol, Score
+from heads.protocols.base import Change, Images, Parts, Protocol, Score
 from heads.protocols.chance import disc_share
 from heads.protocols.partition import VAL_SHARE, held_back
 from pipeline.datasets.base import Annotations, Pair
@@ -35,6 +39,16 @@ class PointPair:
     visible: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class PredictedPair:
+    """What was found for a `PointPair`, float64 [K, 2] in the same fractions."""
+
+    photo_points: Tensor
+    """For the sketch's points."""
+    sketch_points: Tensor
+    """For the photo's points."""
+
+
 @dataclass(frozen=True)
 class CorrespondencePart:
     """Pairs with at least one visible point."""
@@ -49,9 +63,15 @@ class CorrespondencePart:
         return tuple(dict.fromkeys(i for pair in self.pairs for i in (pair.sketch, pair.photo)))
 
 
+_BOTH_DIRECTIONS = (
+    "PCK is the mean of sketch to photo and photo to sketch, and training learns both; "
+    "version 1 counted and trained sketch to photo alone"
+)
+
+
 @dataclass(frozen=True)
 class CorrespondenceProtocol(Protocol[CorrespondencePart]):
-    """PCK of the photo's points, found for those of the sketch, in the photo's square frame."""
+    """PCK, mean over both directions; errors are measured in the square frame of the target."""
 
     task = "correspondence"
     metrics = ("pck@5", "pck@10", "pck@15")
@@ -65,29 +85,49 @@ class CorrespondenceProtocol(Protocol[CorrespondencePart]):
     def variants(self) -> dict[str, str]:
         return {"threshold": "<" if self.strict else "<="}
 
-    def score(self, part: CorrespondencePart, predicted: Sequence[Tensor]) -> Score:
-        """Scores of photo points [K, 2], one for each point of each pair, in the same fractions."""
-        scores = pck(
-            predicted,
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        return (Change(_BOTH_DIRECTIONS, self.metrics),)
+
+    def score(self, part: CorrespondencePart, predicted: Sequence[PredictedPair]) -> Score:
+        """Scores of one prediction per pair, each direction's own beside them."""
+        visible = [pair.visible for pair in part.pairs]
+        to_photo = pck(
+            [found.photo_points for found in predicted],
             [pair.photo_points for pair in part.pairs],
-            [pair.visible for pair in part.pairs],
+            visible,
             strict=self.strict,
         )
-        return Score(scores.metrics, scores.n_pairs)
+        to_sketch = pck(
+            [found.sketch_points for found in predicted],
+            [pair.sketch_points for pair in part.pairs],
+            visible,
+            strict=self.strict,
+        )
+        metrics: dict[str, float] = {}
+        beside: dict[str, float] = {}
+        for name in to_photo.metrics:
+            both = to_photo.metrics[name], to_sketch.metrics[name]
+            metrics[name] = sum(both) / 2
+            beside |= zip((f"{name} sketch to photo", f"{name} photo to sketch"), both, strict=True)
+        return Score(metrics, to_photo.n_pairs, beside)
 
-    def right(self, pair: PointPair, predicted: Tensor, percent: float) -> Tensor:
-        """bool [K]: which of a pair's points are found, as PCK@`percent` counts them."""
-        return within(errors(predicted, pair.photo_points), percent, strict=self.strict)
+    def right(self, truth: Tensor, predicted: Tensor, percent: float) -> Tensor:
+        """bool [K]: which points [K, 2] are found, as PCK@`percent` counts them."""
+        return within(errors(predicted, truth), percent, strict=self.strict)
 
     def chance(self, part: CorrespondencePart) -> dict[str, float]:
-        """Of a place anywhere in the photo: the share of its area within reach of the point."""
-        points = np.concatenate([pair.photo_points[pair.visible].numpy() for pair in part.pairs])
-        sizes = [int(pair.visible.sum()) for pair in part.pairs]
-        ends = np.cumsum(sizes)[:-1]
+        """Of a place anywhere in the target: the share of its area within reach of the point."""
+        targets = [
+            points[pair.visible].numpy()
+            for pair in part.pairs
+            for points in (pair.photo_points, pair.sketch_points)
+        ]
+        ends = np.cumsum([len(points) for points in targets])[:-1]
         levels = {}
         for percent in (5, 10, 15):
-            shares = np.split(disc_share(points, percent / 100), ends)
-            levels[f"pck@{percent}"] = float(np.mean([pair.mean() for pair in shares]))
+            shares = np.split(disc_share(np.concatenate(targets), percent / 100), ends)
+            levels[f"pck@{percent}"] = float(np.mean([share.mean() for share in shares]))
         return levels
 
     def apply(self, annotations: Annotations, images: Images) -> Parts[CorrespondencePart]:

@@ -17,11 +17,16 @@ from heads.metrics.retrieval import (
     instance_positions,
     instance_scores,
 )
-from heads.protocols.base import Protocol, Score
+from heads.protocols.base import Change, Protocol, Score
 from heads.protocols.chance import expected_ap, expected_precision
 from heads.protocols.class_splits import ClassSplitProtocol, SearchPart, search_part
 from heads.protocols.peers import PEER_LISTS, counting_differences
 from pipeline.datasets.base import Annotations, Label
+
+_CUT_AT_MINIMUM = (
+    "p-min cuts the ranking at min(K, relevant photos); version 1 cut it at K and divided by the "
+    "smaller number"
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,12 @@ class CategoryRetrieval(Protocol[SearchPart]):
 
     ap: APVariant = "ap-hits"
     precision: PrecisionVariant = "p-k"
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        if self.precision == "p-k":
+            return ()
+        return (Change(_CUT_AT_MINIMUM, tuple(m for m in self.metrics if m.startswith("p@"))),)
 
     def score(self, part: SearchPart, queries: Tensor, gallery: Tensor) -> Score:
         """Scores of descriptors [Q, D] and [G, D], in the order of the part."""

@@ -26,8 +26,8 @@ COUNTED = {
 """What a task's results are means over."""
 
 METRICS = {
-    "correspondence": "pck@k: the share of points found within k hundredths of the photo's size, "
-    "mean over pairs.",
+    "correspondence": "pck@k: the share of points found within k hundredths of the picture's size, "
+    "mean over pairs and over both directions, sketch to photo and photo to sketch.",
     "retrieval": "map@k: mean average precision of the first k photos; p@k: the share of right "
     "ones among them.",
     "fine_grained": "acc@k: how often the photo that was drawn is among the first k of its "
@@ -77,7 +77,12 @@ def results_table(evaluation: Evaluation) -> Html:
         tag(
             "p",
             "Protocol ",
-            tag("strong", protocol_in_words(evaluation.protocol, evaluation.variants)),
+            tag(
+                "strong",
+                protocol_in_words(
+                    evaluation.protocol, evaluation.variants, evaluation.protocol_version
+                ),
+            ),
             f", {evaluation.n:,} {COUNTED[evaluation.task]}.",
             class_="soft",
         ),

@@ -1,4 +1,8 @@
-"""Sketch-photo correspondence: the end-point error of a soft-argmax over the photo's cells."""
+"""Sketch-photo correspondence: the end-point error of a soft-argmax over the target's cells.
+
+Both directions are trained and counted, sketch to photo and photo to sketch, as in the released
+code, whose lists hold every pair both ways.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,13 @@ from heads.matching import (
     soft_argmax,
     windowed_soft_argmax,
 )
-from heads.protocols import CorrespondencePart, CorrespondenceProtocol, PointPair, Score
+from heads.protocols import (
+    CorrespondencePart,
+    CorrespondenceProtocol,
+    PointPair,
+    PredictedPair,
+    Score,
+)
 from heads.tasks.base import (
     Describe,
     Fitted,
@@ -38,7 +48,7 @@ SQUARE = 1.0
 
 @dataclass(frozen=True)
 class Correspondence(Task[CorrespondencePart, PointPair]):
-    """Finds the photo's points for those of the sketch. Nothing is trained beyond descriptors."""
+    """Finds the points of one picture in the other. Nothing is trained beyond descriptors."""
 
     name = "correspondence"
     monitor = "pck@10"
@@ -59,13 +69,20 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
 
     def loss(self, batch: Sequence[PointPair], found: Located, layers: nn.Module) -> Tensor:
         settings = self.settings.correspondence
-        photos = found.spatial([pair.photo for pair in batch])
-        predicted = soft_argmax(self._correlation(batch, found), SQUARE, settings.temperature)
-        target, visible = self._padded(batch, "photo")
-        target = add_target_noise(target, SQUARE, settings.target_noise)
-        target = to_device(target, predicted.device).to(predicted)
-        cell = SQUARE / photos.shape[-1]
-        return end_point_error(predicted, target, visible, cell)
+        sketch_points, photo_points, visible = self._padded(batch)
+        losses = []
+        for correlation, target in zip(
+            self._correlations(batch, found, (sketch_points, photo_points)),
+            (photo_points, sketch_points),
+            strict=True,
+        ):
+            predicted = soft_argmax(correlation, SQUARE, settings.temperature)
+            target = add_target_noise(target, SQUARE, settings.target_noise)
+            target = to_device(target, predicted.device).to(predicted)
+            cell = SQUARE / correlation.shape[-1]
+            losses.append(end_point_error(predicted, target, visible, cell))
+        # As many points are visible one way as the other.
+        return torch.stack(losses).mean()
 
     def evaluate(
         self,
@@ -83,39 +100,54 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
             "dense HOG": self.protocol.score(part, hog_matches(load, part.pairs)),
         }
 
-    def predict(self, pairs: Sequence[PointPair], describe: Describe) -> list[Tensor]:
-        """The photo's points [K, 2] of each pair, in fractions of its width and height."""
+    def predict(self, pairs: Sequence[PointPair], describe: Describe) -> list[PredictedPair]:
+        """What each pair's points are matched with, in fractions of width and height."""
+        settings = self.settings.correspondence
         predicted = []
         for batch in in_batches(pairs, self.settings.batch_size):
             ids = self.images(batch)
-            correlation = self._correlation(batch, Located.of(ids, describe(ids)))
-            matched = best_points(correlation, self.settings.correspondence).cpu().double()
-            for pair, points in zip(batch, matched, strict=True):
-                own = points[: len(pair.sketch_points)]
-                predicted.append(self.frame.to_picture(pair.photo, own))
+            points = self._padded(batch)[:2]
+            in_photos, in_sketches = (
+                best_points(correlation, settings).cpu().double()
+                for correlation in self._correlations(batch, Located.of(ids, describe(ids)), points)
+            )
+            for row, pair in enumerate(batch):
+                n = len(pair.visible)
+                predicted.append(
+                    PredictedPair(
+                        photo_points=self.frame.to_picture(pair.photo, in_photos[row, :n]),
+                        sketch_points=self.frame.to_picture(pair.sketch, in_sketches[row, :n]),
+                    )
+                )
         return predicted
 
-    def _correlation(self, batch: Sequence[PointPair], found: Located) -> Tensor:
-        """Rows [B, K, G, G] of the points only; K is the most points a pair of the batch has."""
+    def _correlations(
+        self, batch: Sequence[PointPair], found: Located, points: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Rows [B, K, G, G] of the points [B, K, 2] of the sketches over the photos' cells, and of
+        those of the photos over the sketches' cells."""
         sketches = found.spatial([pair.sketch for pair in batch])
-        points, _ = self._padded(batch, "sketch")
-        return correlate(
-            sample_descriptors(sketches, to_device(points, sketches.device), SQUARE),
-            found.spatial([pair.photo for pair in batch]),
+        photos = found.spatial([pair.photo for pair in batch])
+        sketch_points, photo_points = (to_device(own, sketches.device) for own in points)
+        return (
+            correlate(sample_descriptors(sketches, sketch_points, SQUARE), photos),
+            correlate(sample_descriptors(photos, photo_points, SQUARE), sketches),
         )
 
-    def _padded(self, batch: Sequence[PointPair], side: str) -> tuple[Tensor, Tensor]:
-        """Points of the square [B, K, 2] and whether they are visible [B, K], filled up with
-        points that are not."""
+    def _padded(self, batch: Sequence[PointPair]) -> tuple[Tensor, Tensor, Tensor]:
+        """Points of the sketches' and of the photos' squares [B, K, 2] and whether they are visible
+        [B, K]; K is the most points a pair has, and pairs with fewer are filled up with points that
+        are not visible."""
         n_points = max(len(pair.visible) for pair in batch)
-        points = torch.zeros(len(batch), n_points, 2)
+        sketch_points = torch.zeros(len(batch), n_points, 2)
+        photo_points = torch.zeros(len(batch), n_points, 2)
         visible = torch.zeros(len(batch), n_points, dtype=torch.bool)
         for row, pair in enumerate(batch):
-            own = pair.sketch_points if side == "sketch" else pair.photo_points
-            name = pair.sketch if side == "sketch" else pair.photo
-            points[row, : len(own)] = self.frame.to_square(name, own).float()
-            visible[row, : len(own)] = pair.visible
-        return points, visible
+            n = len(pair.visible)
+            sketch_points[row, :n] = self.frame.to_square(pair.sketch, pair.sketch_points).float()
+            photo_points[row, :n] = self.frame.to_square(pair.photo, pair.photo_points).float()
+            visible[row, :n] = pair.visible
+        return sketch_points, photo_points, visible
 
 
 def best_points(correlation: Tensor, settings: CorrespondenceConfig) -> Tensor:

@@ -1,7 +1,7 @@
 """A run's folder: what it was asked, what it read, its weights, its curve.
 
 RUN/config.yaml            the configuration, complete
-RUN/run.json               stores and fingerprints, protocol, machine, versions
+RUN/run.json               stores and fingerprints, protocol and its version, machine, versions
 RUN/images.txt             the images it could read, one id a line
 RUN/split.json             which of them train, validate and test
 RUN/metrics.jsonl          one line for each logged step and each validation
@@ -161,6 +161,21 @@ class Run:
         if not isinstance(document, dict) or not _are_stores(document.get("stores")):
             raise RunError(f"{self._facts}: is not what a run writes; train the run again")
         return document
+
+    def protocol_version(self) -> int:
+        """The version of its protocol that the run was begun with; 1 if it predates versions.
+
+        Raises RunError as `facts`.
+        """
+        return _version_in(self.facts())
+
+    def evaluated_version(self) -> int | None:
+        """The version of the protocol that the last evaluation counted by; None without one."""
+        try:
+            document = json.loads(self.evaluation.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        return _version_in(document) if isinstance(document, dict) else None
 
     def store_paths(self) -> list[StorePath]:
         """Where the run's stores were."""
@@ -328,6 +343,12 @@ def open_run(folder: Path) -> Run:
     except ConfigError as error:
         raise RunError(f"{folder}: its configuration cannot be used ({error})") from None
     return run
+
+
+def _version_in(document: Mapping[str, Any]) -> int:
+    """The protocol's version that a run's document records; 1 without a usable one."""
+    version = document.get("protocol_version")
+    return version if type(version) is int and version > 0 else 1
 
 
 def _are_stores(entries: Any) -> bool:

@@ -16,10 +16,10 @@ from configs import Config
 from heads.machine import describe_machine
 from heads.report.run import write_run_report
 from heads.training.accelerator import open_accelerator
-from heads.training.checkpoint import load_facts
+from heads.training.checkpoint import Checkpoint, load_checkpoint, load_facts, save_checkpoint
 from heads.training.experiment import Experiment, Log, open_experiment
 from heads.training.run import Run, RunError, open_run
-from heads.training.trainer import State, TrainListener, fit
+from heads.training.trainer import State, TrainListener, fit, validate
 from pipeline.networks.injection import Injection
 
 
@@ -123,6 +123,7 @@ def _train(
     if resumed:
         run.check_stores(experiment.stores)
         run.check_split(experiment.task.parts)
+        _recount_best(run, experiment, accelerator.is_main_process, log)
     elif accelerator.is_main_process:
         for remark in experiment.task.remarks():
             log(f"{experiment.task.name} by {experiment.task.protocol.name}: {remark}")
@@ -155,11 +156,38 @@ def _train(
     return state, injection
 
 
+def _recount_best(run: Run, experiment: Experiment, main: bool, log: Log) -> None:
+    """Validate the best weights of an unfinished run again if its protocol counts otherwise now.
+
+    Otherwise their number by the old count would be compared with numbers by the new one. All
+    processes validate, and the main one writes the number down.
+    """
+    task, learner = experiment.task, experiment.learner
+    began = run.protocol_version()
+    changes = task.protocol.changes_since(began)
+    if not changes or not run.last.is_file():
+        return
+    last = load_checkpoint(run.last)
+    if last.facts.get("finished"):
+        return
+    line = f"{task.protocol.difference_from(began)}; validations so far were counted that way"
+    if last.facts.get("best") is not None and any(task.monitor in c.metrics for c in changes):
+        learner.to(experiment.device)
+        learner.restore(run.best_checkpoint().tensors)
+        best = validate(learner)[task.monitor]
+        if main:
+            save_checkpoint(run.last, Checkpoint(last.tensors, {**last.facts, "best": best}))
+        line += f"; the best weights are validated again: {100 * best:.2f} {task.monitor}"
+    if main:
+        log(line)
+
+
 def _begin(run: Run, experiment: Experiment) -> None:
     task = experiment.task
     facts = {
         "task": task.name,
         "protocol": task.protocol.name,
+        "protocol_version": task.protocol.version,
         "variants": dict(task.protocol.variants),
         "notes": list(task.parts.notes),
         "machine": describe_machine(),

@@ -26,6 +26,7 @@ from heads.floors import (
 from heads.protocols import PointPair, find_protocol
 from pipeline.datasets.shapes import ShapesDataset
 
+WAYS = ("sketch to photo", "photo to sketch")
 EXAMPLES = settings(max_examples=40, deadline=None)
 
 
@@ -157,14 +158,23 @@ def test_dense_hog_finds_places_again_that_moved():
     sketch = Image.fromarray(np.roll(np.asarray(photo), (8, -12), axis=(0, 1)))
     pair = point_pair([[0.3, 0.4], [0.6, 0.7]])
     (found,) = hog_matches({"s": sketch, "p": photo}.__getitem__, [pair])
-    moved = pair.sketch_points + torch.tensor([12 / 96, -8 / 96])
-    assert (found - moved).abs().max() <= 0.5 / 24 + 1e-9
+    moved = torch.tensor([12 / 96, -8 / 96])
+    assert (found.photo_points - pair.sketch_points - moved).abs().max() <= 0.5 / 24 + 1e-9
+    assert (found.sketch_points - pair.photo_points + moved).abs().max() <= 0.5 / 24 + 1e-9
+
+
+def test_copied_positions_are_those_of_the_other_picture():
+    one, other = (torch.rand(3, 2, dtype=torch.float64) for _ in range(2))
+    (found,) = copied_positions([PointPair("s", "p", "a", one, other, torch.ones(3).bool())])
+    assert torch.equal(found.photo_points, one) and torch.equal(found.sketch_points, other)
 
 
 def test_points_on_the_border_have_a_cell():
     pair = point_pair([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
     (found,) = hog_matches(lambda name: noise(0), [pair])
-    torch.testing.assert_close(found, pair.sketch_points.clamp(0.5 / 24, 23.5 / 24))
+    expected = pair.sketch_points.clamp(0.5 / 24, 23.5 / 24)
+    torch.testing.assert_close(found.photo_points, expected)
+    torch.testing.assert_close(found.sketch_points, expected)
 
 
 @given(st.integers(0, 2**31))
@@ -224,8 +234,10 @@ def test_all_floors_on_a_small_world():
     matching = find_protocol("correspondence", "shapes")
     pairs = matching.apply(dataset.annotations, images).test
     chance = matching.chance(pairs)
-    copied = matching.score(pairs, copied_positions(pairs.pairs)).metrics
-    assert 0.02 < chance["pck@10"] < copied["pck@10"] < 0.2
+    copied = matching.score(pairs, copied_positions(pairs.pairs))
+    assert 0.02 < chance["pck@10"] < copied.metrics["pck@10"] < 0.2
+    # The distance from one picture's point to the other's is that of the way back.
+    assert len({copied.beside[f"pck@10 {way}"] for way in WAYS}) == 1
     few = type(pairs)(pairs.pairs[:20])
     matched = matching.score(few, hog_matches(load, few.pairs)).metrics
     assert chance["pck@10"] < matched["pck@10"] < 0.5

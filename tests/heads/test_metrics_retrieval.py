@@ -84,8 +84,45 @@ def test_precision_at_k(hits, beyond, k):
     found = sum(hits[:k])
     assert precision_at(*arguments).item() == pytest.approx(found / k)
     least = min(k, n_relevant)
-    expected = found / least if least else 0.0
+    expected = sum(hits[:least]) / least if least else 0.0
     assert precision_at(*arguments, "p-min").item() == pytest.approx(expected)
+
+
+def as_zse_sbir(distances, labels, query_label, k):
+    """P@K as its evaluation does it: the relevant among the first min(K, relevant), as a mean."""
+    same = labels == query_label
+    in_order = same[np.argsort(distances, kind="stable")]
+    return in_order[: min(k, same.sum())].mean()
+
+
+@pytest.mark.parametrize("n_relevant", [1, 10, 60])
+def test_p_min_is_what_zse_sbir_computes(n_relevant):
+    rng = np.random.default_rng(n_relevant)
+    gallery = np.repeat(np.arange(5), n_relevant)
+    queries = np.arange(5)
+    distances = rng.normal(size=(5, len(gallery))) + 0.8 * (queries[:, None] != gallery)
+    names = ["p@1", "p@20", "p@100", "p@200"]
+    scores = category_scores(
+        rank_similarity(torch.from_numpy(-distances), depth(names)),
+        torch.from_numpy(queries),
+        torch.from_numpy(gallery),
+        names,
+        precision="p-min",
+    )
+    for name in names:
+        k = int(name.removeprefix("p@"))
+        expected = [as_zse_sbir(row, gallery, query, k) for query, row in enumerate(distances)]
+        assert scores.metrics[name] == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+def test_p_min_looks_no_farther_than_there_are_relevant_photos():
+    hits = torch.tensor([[False, True]])
+    assert precision_at(hits, torch.tensor([1]), 100, "p-min").item() == 0
+    # 10 relevant photos of 2,000: two of the first ten, the others by place 200.
+    hits = torch.zeros(1, 200, dtype=torch.bool)
+    hits[0, [0, 5, *range(20, 28)]] = True
+    assert precision_at(hits, torch.tensor([10]), 200, "p-min").item() == 0.2
+    assert precision_at(hits, torch.tensor([10]), 200).item() == 10 / 200
 
 
 @st.composite

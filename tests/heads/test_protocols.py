@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from heads.metrics import average_precision, precision_at
-from heads.protocols import ProtocolError, SearchPart, find_protocol, protocol_names
+from heads.protocols import (
+    PredictedPair,
+    ProtocolError,
+    SearchPart,
+    find_protocol,
+    protocol_names,
+)
 from heads.protocols.chance import disc_share, expected_ap, expected_precision
 from heads.protocols.partition import held_back, shuffled
 from pipeline.datasets.base import Annotations, Label, Pair
@@ -66,6 +72,19 @@ def test_every_name_is_found_and_says_how_it_counts():
             assert (protocol.task, protocol.name) == (task, name)
             assert protocol.metrics
             assert all(isinstance(value, str) for value in protocol.variants.values())
+
+
+def test_versions_count_what_changed():
+    for task in TASKS:
+        for name in named(task):
+            protocol = find_protocol(task, name)
+            assert protocol.version == (2 if task == "correspondence" else 1)
+    zse = find_protocol("retrieval", "sketchy-100-25", precision="p-min")
+    assert zse.version == 2 and zse.changes[0].metrics == ("p@100", "p@200")
+    assert [change.text for change in zse.changes_since(1)] == [zse.changes[0].text]
+    assert zse.changes_since(2) == zse.changes_since(3) == ()
+    assert "is version 2 now: p-min cuts" in zse.difference_from(1)
+    assert "is version 2 here, not 3" in zse.difference_from(3)
 
 
 def test_the_names():
@@ -440,9 +459,26 @@ def test_points_are_fractions_of_width_and_height():
     part = protocol.apply(Annotations({}, [pair]), {"s": (100, 50), "p": (80, 40)}).test
     assert part.pairs[0].sketch_points.tolist() == [[0.5, 0.5]]
     assert part.pairs[0].photo_points.tolist() == [[0.25, 0.75]]
-    score = protocol.score(part, [torch.tensor([[0.25, 0.82]])])
-    assert score.metrics == {"pck@5": 0.0, "pck@10": 1.0, "pck@15": 1.0}
-    assert protocol.chance(part)["pck@10"] == pytest.approx(np.pi / 100, abs=1e-4)
+    found = PredictedPair(torch.tensor([[0.25, 0.82]]), torch.tensor([[0.5, 0.63]]))
+    score = protocol.score(part, [found])
+    assert score.metrics == {"pck@5": 0.0, "pck@10": 0.5, "pck@15": 1.0}
+    assert score.beside == {
+        "pck@5 sketch to photo": 0.0, "pck@5 photo to sketch": 0.0,
+        "pck@10 sketch to photo": 1.0, "pck@10 photo to sketch": 0.0,
+        "pck@15 sketch to photo": 1.0, "pck@15 photo to sketch": 1.0,
+    }  # fmt: skip
+
+
+def test_chance_of_correspondence_is_that_of_both_directions():
+    """A disc around the photo's point lies inside the frame, one around the sketch's corner does
+    to a quarter."""
+    pair = Pair("s", "p", "a", np.array([[0.0, 0.0]]), np.array([[40.0, 20.0]]), None, "test")
+    protocol = find_protocol("correspondence", "shapes")
+    part = protocol.apply(Annotations({}, [pair]), {"s": (100, 50), "p": (80, 40)}).test
+    for percent in (5, 10, 15):
+        disc = np.pi * (percent / 100) ** 2
+        expected = (disc + disc / 4) / 2
+        assert protocol.chance(part)[f"pck@{percent}"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_no_test_pairs_says_what_there_is():
@@ -465,15 +501,20 @@ def test_shapes_pairs_by_the_worlds_own_parts():
     assert len(parts.train) + len(parts.val) + len(parts.test) <= 320
 
 
+@pytest.mark.parametrize("form", ["ps", "st"])
 @pytest.mark.parametrize("name", ["psc6k-official", "sketchfusion-release"])
-def test_a_psc6k_table(name, tmp_path):
+def test_a_psc6k_table(name, form, tmp_path):
+    """The form with a row for each direction gives each pair once, and both ways are counted."""
     rows = [(f"photo/cat/n{p:02}.png", f"sketch/cat/n{p:02}-1.png") for p in range(35)]
     write_images(tmp_path, [path for row in rows for path in row], size=(128, 64))
-    with (tmp_path / "test_pairs_ps.csv").open("w", newline="") as file:
+    images = {"ps": ["photo", "sketch"], "st": ["source_image", "target_image"]}[form]
+    with (tmp_path / f"test_pairs_{form}.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["photo", "sketch", "class", "XA", "YA", "XB", "YB"])
+        table.writerow([*images, "class", "XA", "YA", "XB", "YB"])
         for photo, sketch in rows:
             table.writerow([photo, sketch, "cat", "128;64", "128;0", "64;0", "64;0"])
+            if form == "st":
+                table.writerow([sketch, photo, "cat", "64;0", "64;0", "128;64", "128;0"])
     dataset = PSC6KDataset(tmp_path)
     images = {i: dataset.size(i, dataset.read(i)) for i in dataset.ids}
     protocol = find_protocol("correspondence", name)
@@ -483,10 +524,13 @@ def test_a_psc6k_table(name, tmp_path):
         parts.test.pairs[0].photo_points, torch.tensor([[0.5, 0.5], [0.25, 0.0]]).double()
     )
     # The second point is off by just a tenth: right by the benchmark, wrong by the released code.
-    moved = [torch.tensor([[0.5, 0.5], [0.25, 0.1]], dtype=torch.float64)] * len(parts.test)
-    score = protocol.score(parts.test, moved)
-    expected = 1.0 if name == "psc6k-official" else 0.5
-    assert score.metrics == {"pck@5": 0.5, "pck@10": expected, "pck@15": 1.0}
+    # In the sketch both points are found exactly.
+    moved = torch.tensor([[0.5, 0.5], [0.25, 0.1]], dtype=torch.float64)
+    found = [PredictedPair(moved, pair.sketch_points) for pair in parts.test.pairs]
+    score = protocol.score(parts.test, found)
+    expected = 1.0 if name == "psc6k-official" else 0.75
+    assert score.metrics == {"pck@5": 0.75, "pck@10": expected, "pck@15": 1.0}
+    assert score.n == len(parts.test)
 
 
 # Recognition

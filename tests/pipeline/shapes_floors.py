@@ -3,8 +3,8 @@
     python -m tests.pipeline.shapes_floors
 
 prints the figures of docs/shapes.md. Pictures are 96 x 96; a PCK@10 counts a point as found
-within a tenth of the side, over keypoints visible in both images, averaged per pair and then over
-categories.
+within a tenth of the side, over keypoints visible in both images, averaged per pair, over both
+directions, and then over categories.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from pipeline.shapes.world import World
 PIXELS = 96
 
 
-def copied_points(sketch: View, photo: View) -> np.ndarray:
-    """The sketch's keypoints [8, 2] as they are, in pixels."""
-    return sketch.keypoints * PIXELS
+def copied_points(source: View, target: View) -> np.ndarray:
+    """The source's keypoints [8, 2] as they are, in pixels."""
+    return source.keypoints * PIXELS
 
 
-def hog_points(sketch: View, photo: View) -> np.ndarray:
-    """The centres [8, 2] of the photo's cells most like those at the sketch's keypoints, pixels."""
-    ours, theirs = dense_hog(sketch.image(PIXELS)), dense_hog(photo.image(PIXELS))
+def hog_points(source: View, target: View) -> np.ndarray:
+    """The centres [8, 2] of the target's cells most like those at the source's keypoints,
+    pixels."""
+    ours, theirs = dense_hog(source.image(PIXELS)), dense_hog(target.image(PIXELS))
     n_cells = len(theirs)
-    cells = np.clip(sketch.keypoints * n_cells, 0, n_cells - 1).astype(int)
+    cells = np.clip(source.keypoints * n_cells, 0, n_cells - 1).astype(int)
     likeness = ours[cells[:, 1], cells[:, 0]] @ theirs.reshape(n_cells**2, -1).T
     y, x = np.divmod(likeness.argmax(1), n_cells)
     return (np.stack([x, y], axis=1) + 0.5) * PIXELS / n_cells
@@ -48,8 +49,9 @@ def pck10(
     for instance in range(per_category * len(CATEGORIES)):
         sketch, photo = world.sketch(instance, 1), world.photo(instance)
         both = sketch.visible & photo.visible
-        off = np.linalg.norm(predict(sketch, photo) - photo.keypoints * PIXELS, axis=1)
-        found[world.category(instance)].append((off[both] <= 0.1 * PIXELS).mean())
+        for source, target in ((sketch, photo), (photo, sketch)):
+            off = np.linalg.norm(predict(source, target) - target.keypoints * PIXELS, axis=1)
+            found[world.category(instance)].append((off[both] <= 0.1 * PIXELS).mean())
     return {category: float(np.mean(rates)) for category, rates in found.items()}
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from heads.evaluation.evaluate import reopen
 from heads.explain import Explained, Remembered
+from heads.protocols import Score
 from heads.training.run import open_run
 from tests.heads.conftest import Runs
 
@@ -29,8 +30,13 @@ def ask(runs: Runs) -> Ask:
     return opened
 
 
-def metrics(explained: Explained) -> dict[str, float]:
+def score(explained: Explained) -> Score:
     """What evaluation says of the whole test part."""
     experiment = explained.experiment
     task, learner = experiment.task, experiment.learner
-    return dict(task.score(task.parts.test, learner.describe, learner.layers).metrics)
+    return task.score(task.parts.test, learner.describe, learner.layers)
+
+
+def metrics(explained: Explained) -> dict[str, float]:
+    """The metrics of the whole test part."""
+    return dict(score(explained).metrics)

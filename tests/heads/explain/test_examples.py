@@ -21,16 +21,17 @@ from heads.explain import (
     find_rankings,
 )
 from heads.tasks import TASKS
-from tests.heads.explain.conftest import Ask, metrics
+from tests.heads.explain.conftest import Ask, metrics, score
 
 ALL = 10**6
 
 
 def test_right_points_add_up_to_pck(ask: Ask) -> None:
+    """Pictures show the way from sketch to photo."""
     explained = ask("correspondence")
     matches = find_matches(explained, ALL)
     shares = [match.right.mean() for match in matches]
-    assert np.mean(shares) == pytest.approx(metrics(explained)["pck@10"])
+    assert np.mean(shares) == pytest.approx(score(explained).beside["pck@10 sketch to photo"])
     assert shares == sorted(shares, reverse=True) and shares[0] > shares[-1]
 
 

@@ -40,14 +40,17 @@ def test_it_finds_what_the_task_predicts(
     pairs = task.parts.test.pairs[:4]
     predicted = task.predict(pairs, experiment.learner.describe)
     for pair, expected in zip(pairs, predicted, strict=True):
-        files = pictures / pair.sketch, pictures / pair.photo
-        size = np.array(Image.open(files[0]).size)
-        points = pair.sketch_points[pair.visible].numpy() * size
-        found = match(trained, *files, points)
-        pixels = expected[pair.visible].clamp(0, 1).numpy() * np.array(Image.open(files[1]).size)
-        np.testing.assert_allclose(found.found, pixels, atol=0.05)
-        np.testing.assert_array_equal(found.sketch_points, points)
-        assert found.similarity.shape == (len(points),) and (np.abs(found.similarity) <= 1).all()
+        there = (pair.sketch, pair.sketch_points), (pair.photo, expected.photo_points)
+        back = (pair.photo, pair.photo_points), (pair.sketch, expected.sketch_points)
+        for (first, points), (second, places) in (there, back):
+            files = pictures / first, pictures / second
+            own = points[pair.visible].numpy() * np.array(Image.open(files[0]).size)
+            found = match(trained, *files, own)
+            size = np.array(Image.open(files[1]).size)
+            pixels = places[pair.visible].clamp(0, 1).numpy() * size
+            np.testing.assert_allclose(found.found, pixels, atol=0.05)
+            np.testing.assert_array_equal(found.sketch_points, own)
+            assert found.similarity.shape == (len(own),) and (np.abs(found.similarity) <= 1).all()
 
 
 def test_places_are_pixels_of_each_picture_whatever_its_shape(opened: Open, pictures: Path) -> None:
