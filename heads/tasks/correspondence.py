@@ -20,6 +20,7 @@ from heads.matching import (
     windowed_soft_argmax,
 )
 from heads.protocols import CorrespondencePart, CorrespondenceProtocol, PointPair, Score
+from heads.released import ReleasedCoordinates, cell_descriptors, flow_error, released_points
 from heads.tasks.base import (
     Describe,
     Fitted,
@@ -38,12 +39,21 @@ SQUARE = 1.0
 
 @dataclass(frozen=True)
 class Correspondence(Task[CorrespondencePart, PointPair]):
-    """Finds the photo's points for those of the sketch. Nothing is trained beyond descriptors."""
+    """Finds the photo's points for those of the sketch.
+
+    Nothing is trained beyond descriptors, but for the coordinates of `matcher: released`.
+    """
 
     name = "correspondence"
     monitor = "pck@10"
 
     protocol: CorrespondenceProtocol
+
+    def layers(self, width: int) -> nn.Module:
+        """The trained coordinates of the released code's loss, if that is asked for."""
+        if self.settings.correspondence.matcher == "released":
+            return ReleasedCoordinates(self.settings.grid)
+        return nn.Identity()
 
     def batches(self, generator: torch.Generator) -> list[list[PointPair]]:
         pairs = self.parts.train.pairs
@@ -52,20 +62,19 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
                 f"correspondence by {self.protocol.name}: no annotated training pairs; give a"
                 " dataset that has some, or train.protocol=sketchfusion-release"
             )
-        return in_batches(permuted(pairs, generator), self.settings.batch_size)
+        if self.settings.correspondence.shuffle:
+            pairs = tuple(permuted(pairs, generator))
+        return in_batches(pairs, self.settings.batch_size)
 
     def images(self, batch: Sequence[PointPair]) -> tuple[str, ...]:
         return unique([i for pair in batch for i in (pair.sketch, pair.photo)])
 
     def loss(self, batch: Sequence[PointPair], found: Located, layers: nn.Module) -> Tensor:
-        settings = self.settings.correspondence
-        photos = found.spatial([pair.photo for pair in batch])
-        predicted = soft_argmax(self._correlation(batch, found), SQUARE, settings.temperature)
+        correlation = self._correlation(batch, found)
+        source, _ = self._padded(batch, "sketch")
         target, visible = self._padded(batch, "photo")
-        target = add_target_noise(target, SQUARE, settings.target_noise)
-        target = to_device(target, predicted.device).to(predicted)
-        cell = SQUARE / photos.shape[-1]
-        return end_point_error(predicted, target, visible, cell)
+        settings = self.settings.correspondence
+        return points_loss(correlation, source, target, visible, settings, layers)
 
     def evaluate(
         self,
@@ -89,7 +98,8 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
         for batch in in_batches(pairs, self.settings.batch_size):
             ids = self.images(batch)
             correlation = self._correlation(batch, Located.of(ids, describe(ids)))
-            matched = best_points(correlation, self.settings.correspondence).cpu().double()
+            settings = self.settings.correspondence
+            matched = best_points(correlation, settings, self.frame.resolution).cpu().double()
             for pair, points in zip(batch, matched, strict=True):
                 own = points[: len(pair.sketch_points)]
                 predicted.append(self.frame.to_picture(pair.photo, own))
@@ -100,7 +110,9 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
         sketches = found.spatial([pair.sketch for pair in batch])
         points, _ = self._padded(batch, "sketch")
         return correlate(
-            sample_descriptors(sketches, to_device(points, sketches.device), SQUARE),
+            descriptors_at(
+                sketches, to_device(points, sketches.device), self.settings.correspondence
+            ),
             found.spatial([pair.photo for pair in batch]),
         )
 
@@ -118,8 +130,44 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
         return points, visible
 
 
-def best_points(correlation: Tensor, settings: CorrespondenceConfig) -> Tensor:
-    """Points [B, K, 2] of the square that the configured matcher reads from [B, K, G, G]."""
+def descriptors_at(maps: Tensor, points: Tensor, settings: CorrespondenceConfig) -> Tensor:
+    """Descriptors [B, K, P] of maps [B, P, G, G] at points [B, K, 2] of the square."""
+    if settings.matcher == "released":
+        return cell_descriptors(maps, points, SQUARE)
+    return sample_descriptors(maps, points, SQUARE)
+
+
+def points_loss(
+    correlation: Tensor,
+    source: Tensor,
+    target: Tensor,
+    visible: Tensor,
+    settings: CorrespondenceConfig,
+    layers: nn.Module,
+) -> Tensor:
+    """Mean end-point error, in cells, of a correlation [B, K, G, G] of points `source` with the
+    other picture's cells.
+
+    `target` [B, K, 2] is where the points are there, `visible` [B, K] which of them count; both
+    and `source` are on the CPU. `layers` are the task's own.
+    """
+    grid = correlation.shape[-1]
+    target = add_target_noise(target, SQUARE, settings.target_noise)
+    target = to_device(target, correlation.device)
+    if settings.matcher == "released":
+        cells = layers(correlation, settings.temperature)
+        return flow_error(cells, to_device(source, cells.device), target, visible, SQUARE, grid)
+    predicted = soft_argmax(correlation, SQUARE, settings.temperature)
+    return end_point_error(predicted, target.to(predicted), visible, SQUARE / grid)
+
+
+def best_points(correlation: Tensor, settings: CorrespondenceConfig, pixels: int) -> Tensor:
+    """Points [B, K, 2] of the square that the configured matcher reads from [B, K, G, G].
+
+    `pixels` is the side of the square that the networks saw.
+    """
+    if settings.matcher == "released":
+        return released_points(correlation, SQUARE, pixels, settings.temperature, settings.window)
     if settings.matcher == "nearest":
         return nearest_neighbour(correlation, SQUARE)
     if settings.matcher == "soft-argmax":

@@ -39,8 +39,8 @@ class LoadingError(DatasetError):
 class SquareBatch:
     """Images of one piece of work, decoded.
 
-    `squares` is uint8 [B, C, R, R], see `network_input`, and belongs to `rows`; `unreadable` gives the rows that could
-    not be decoded and why; `seconds` is the time a worker spent on them.
+    `squares` is uint8 [B, C, R, R] (see `network_input`) and belongs to `rows`; `unreadable` gives
+    the rows that could not be decoded and why; `seconds` is the time a worker spent on them.
     """
 
     key: int

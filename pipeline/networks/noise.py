@@ -11,7 +11,6 @@ import hashlib
 import torch
 from torch import Tensor
 
-
 POSTERIOR = ":posterior"
 """Stream of the noise that samples the VAE's posterior."""
 
