@@ -135,6 +135,8 @@ def test_the_preset_is_what_the_documentation_says() -> None:
     matching = train.correspondence
     assert (matching.matcher, matching.window, matching.temperature) == ("released", 7, 0.02)
     assert not matching.shuffle
+    # 5,000 steps an epoch there, where the two directions of a pair are two steps.
+    assert train.cosine_steps == 50 * 5000 // 2
 
 
 # Recipes
