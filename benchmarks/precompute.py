@@ -197,6 +197,7 @@ class _Work:
             config.backbone.resolution,
             config.extraction.pad,
             workers,
+            clip_input=config.extraction.clip_input,
         )
 
 

@@ -1,9 +1,9 @@
 """How the released code computes a training pair, on this project's own networks.
 
-The same results, up to its unseeded noise, by the longer way: every copy of the ensemble through
-the VAE, the prompt encoded for every image, maps resized before the 1x1 convolutions, the
-correlation and the soft-argmax of all cells with all cells though only the keypoints' rows are
-used.
+For what that costs. From the same inputs the results are ours, by the longer way: every copy of
+the ensemble through the VAE, the prompt encoded for every image, maps resized before the 1x1
+convolutions, the correlation and the soft-argmax of all cells with all cells though only the
+keypoints' rows are used. What the released code computes otherwise is in docs/differences.md.
 """
 
 from __future__ import annotations

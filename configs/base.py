@@ -37,6 +37,13 @@ def _not_empty(value: Any) -> Any:
 
 FilePath = Annotated[Path, BeforeValidator(_not_empty)]
 
+RANDOM = "random"
+"""In place of an injection file: untrained convolutions."""
+
+
+def _random_or_path(value: Any, as_path: ValidatorFunctionWrapHandler) -> Any:
+    return value if value == RANDOM else as_path(value)
+
 
 def _place(value: Any, as_path: ValidatorFunctionWrapHandler) -> Any:
     """A path, but for a URL, which would lose a slash."""
@@ -46,8 +53,12 @@ def _place(value: Any, as_path: ValidatorFunctionWrapHandler) -> Any:
 
 
 if TYPE_CHECKING:
+    InjectionPlace = Path | str
     StorePlace = Path | str
 else:
+    InjectionPlace = Annotated[
+        FilePath, WrapValidator(_random_or_path), PlainSerializer(str, when_used="json")
+    ]
     StorePlace = Annotated[FilePath, WrapValidator(_place), PlainSerializer(str, when_used="json")]
 """A store: a local path, or the text of a URL such as `s3://bucket/store`."""
 

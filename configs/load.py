@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from configs.base import one_is_a_list_of_one
+from configs.base import RANDOM, one_is_a_list_of_one
 from configs.reading import UnreadableYaml, parse_yaml, read_yaml
 from configs.schema import Config
 
@@ -252,6 +252,8 @@ def resolve_paths(document: dict[str, Any], folder: Path) -> None:
             continue  # A folder that happens to be called `nano` is not meant.
         if key == "model" and not node[key].endswith(".json"):
             continue  # Nor one that is called like a model.
+        if key == "injection" and node[key] == RANDOM:
+            continue
         node[key] = _resolved(node[key], folder)
 
 

@@ -6,12 +6,15 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from configs.base import FilePath, Layer, Section, Whole, one_is_a_list_of_one
+from configs.base import FilePath, InjectionPlace, Layer, Section, Whole, one_is_a_list_of_one
 from configs.train import TrainConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]
 StoreDtype = Literal["float32", "float16", "int8"]
 Pad = Literal["edge", "black", "white", "stretch"]
+ClipInput = Literal["square", "centre-crop"]
+Latent = Literal["mean", "sample"]
+VaePixels = Literal["signed", "bytes"]
 Site = Literal["down.0", "down.1", "down.2", "down.3", "up.0", "up.1", "up.2"]
 TaskName = Literal["correspondence", "retrieval", "fine_grained", "recognition", "segmentation"]
 
@@ -117,10 +120,19 @@ class ExtractionConfig(Section):
     """Noise draws per image and timestep, averaged in float32."""
     seed: Whole = Field(default=0, ge=0)
     """Seed of the noise."""
-    injection: FilePath | None = None
-    """A safetensors file of injection convolutions; null is plain SD."""
+    injection: InjectionPlace | None = None
+    """A safetensors file of injection convolutions; `random`: untrained ones at every site, as
+    torch initialises them, seeded by `seed`; null is plain SD."""
     pad: Pad = "edge"
     """How an image that is not square is made square; `stretch` distorts it."""
+    clip_input: ClipInput = "square"
+    """What CLIP sees: the same square as SD, or its own bicubic resize and centre crop, which on
+    an image that is not square neither shows all of it nor lines up with SD's maps."""
+    latent: Latent = "mean"
+    """The VAE posterior's mean, or a seeded sample of it for every noise draw. A store of samples
+    cannot be trained live from."""
+    vae_pixels: VaePixels = "signed"
+    """Range in which pixels enter the VAE: -1 to 1, as it was trained, or 0 to 255."""
     precision: Precision = "float32"
     """Type the networks compute in."""
     store_dtype: StoreDtype = "float16"
@@ -155,6 +167,15 @@ class ExtractionConfig(Section):
         if not value:
             raise ValueError("give at least one of s3, s4, s5")
         return tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _prefixes_are_of_means(self) -> ExtractionConfig:
+        if self.prefix is not None and self.latent == "sample":
+            raise ValueError(
+                "prefix is for live training, which latent=sample rules out; set prefix=null or "
+                "latent=mean"
+            )
+        return self
 
     @field_validator("batch_size")
     @classmethod

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.base import Layer, Section, StorePlace, Whole, one_is_a_list_of_one
 
 Family = Literal["sd", "clip", "clip_pooled", "dino", "dino_pooled"]
-Matcher = Literal["windowed", "soft-argmax", "nearest"]
+Matcher = Literal["windowed", "soft-argmax", "nearest", "released"]
 Negatives = Literal["hard", "semi-hard"]
 
 SITES = ("down.0", "down.1", "down.2", "down.3", "up.0", "up.1", "up.2")
@@ -76,9 +76,12 @@ class CorrespondenceConfig(Section):
     target_noise: float = Field(default=0.05, ge=0)
     """Deviation of the noise on training targets, as a share of the square's side."""
     matcher: Matcher = "windowed"
-    """How a point is read from the correlation in evaluation."""
+    """How a point is read from the correlation in evaluation. `released`: as the released code
+    does, in the loss too (docs/differences.md)."""
     window: Whole = Field(default=7, ge=0)
-    """Cells on either side of the maximum that `windowed` looks at."""
+    """Cells on either side of the maximum that `windowed` and `released` look at."""
+    shuffle: bool = True
+    """Take the training pairs in another order in every epoch, or as the protocol lists them."""
 
 
 class TripletConfig(Section):
@@ -147,6 +150,11 @@ class TrainConfig(Section):
     grid: Whole = Field(default=60, ge=2, le=256)
     """Cells on either side of the descriptor map."""
     dropout: float = Field(default=0.5, ge=0, lt=1)
+    dropout_on: Literal["maps", "grid"] = "maps"
+    """Whether values are dropped from the layer maps, or from the maps resized to the grid, as in
+    the released code; that costs twice the work. For `aggregation: bottleneck`."""
+    dropout_epochs: Whole | None = Field(default=None, ge=0)
+    """Epochs after which nothing is dropped any more; null never stops."""
 
     epochs: Whole = Field(default=50, ge=1)
     batch_size: Whole = Field(default=8, ge=1)
@@ -154,6 +162,8 @@ class TrainConfig(Section):
     learning_rate: float = Field(default=1.25e-3, gt=0)
     final_learning_rate: float = Field(default=1e-6, ge=0)
     """Where the cosine schedule ends."""
+    cosine_steps: Whole | None = Field(default=None, ge=1)
+    """Steps in which the cosine falls; after them it rises again. Null is all steps."""
     weight_decay: float = Field(default=1e-3, ge=0)
     gradient_norm: float | None = Field(default=None, gt=0)
     """Longer gradients are shortened to this; null leaves them."""
@@ -184,3 +194,12 @@ class TrainConfig(Section):
         if value is not None and not value:
             raise ValueError("is empty; give at least one, or leave the key out")
         return None if value is None else tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _dropout_has_a_grid(self) -> TrainConfig:
+        if self.dropout_on == "grid" and self.aggregation != "bottleneck":
+            raise ValueError(
+                f"dropout_on=grid is for aggregation=bottleneck, not {self.aggregation}; "
+                "set dropout_on=maps"
+            )
+        return self

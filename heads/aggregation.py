@@ -50,6 +50,8 @@ class AggregationNetwork(nn.Module):
         grid: cells G per side of the output.
         dropout: share of the layer maps' values dropped while training. It acts on the map as
             given, before anything is resized: one value of the map is the unit that is dropped.
+        dropout_on_grid: resize the maps first, so that one value of the resized map is the unit,
+            as in the released code. About twice the work while values are dropped.
         groups: of channels in every group normalisation, or the next smaller number that divides
             them. A narrow network needs fewer: a group of one channel loses its mean over the
             cells, and so what a pooled descriptor is made of.
@@ -66,6 +68,7 @@ class AggregationNetwork(nn.Module):
         grid: int = GRID,
         dropout: float = DROPOUT,
         groups: int = GROUPS,
+        dropout_on_grid: bool = False,
     ) -> None:
         super().__init__()
         if not channels:
@@ -75,6 +78,7 @@ class AggregationNetwork(nn.Module):
         self.arrays = tuple(channels)
         self.grid = grid
         self.dropout = nn.Dropout(dropout)
+        self.dropout_on_grid = dropout_on_grid
         by_layer: dict[str, int] = {}
         for name, count in channels.items():
             if by_layer.setdefault(layer_of(name), count) != count:
@@ -96,7 +100,10 @@ class AggregationNetwork(nn.Module):
         aggregated: Tensor | None = None
         for name, weight in zip(self.arrays, self._normalised_mixing(), strict=True):
             block = self.blocks[layer_of(name)]
-            part = weight * block(self.dropout(as_map(maps[name])), self.grid)
+            layer_map = as_map(maps[name])
+            if self.dropout_on_grid and self.dropout.training:
+                layer_map = resize(layer_map, self.grid)
+            part = weight * block(self.dropout(layer_map), self.grid)
             aggregated = part if aggregated is None else aggregated + part
         assert aggregated is not None
         # Half precision cannot hold the squares that a length is made of.

@@ -54,7 +54,7 @@ def correlate(descriptors: Tensor, maps: Tensor) -> Tensor:
 def soft_argmax(correlation: Tensor, size: float, temperature: float = TEMPERATURE) -> Tensor:
     """Expected points [B, K, 2] under the softmax of a correlation [B, K, h, w] over its cells."""
     # A temperature of 0.02 makes half precision's rounding visible.
-    scores = _at_least_float32(correlation).flatten(2) / temperature
+    scores = at_least_float32(correlation).flatten(2) / temperature
     return scores.softmax(-1) @ cell_centres(correlation, size)
 
 
@@ -65,16 +65,21 @@ def windowed_soft_argmax(
     radius: int = WINDOW_RADIUS,
 ) -> Tensor:
     """`soft_argmax` over the cells within `radius` cells of the maximum, in x and in y."""
+    windowed = at_least_float32(correlation).masked_fill(
+        ~near_maximum(correlation, radius), -torch.inf
+    )
+    return soft_argmax(windowed, size, temperature)
+
+
+def near_maximum(correlation: Tensor, radius: int) -> Tensor:
+    """bool [B, K, h, w]: cells within `radius` of a correlation's maximum, in x and in y."""
     height, width = correlation.shape[-2:]
     best = correlation.flatten(2).argmax(-1)
     rows = torch.arange(height, device=best.device)
     columns = torch.arange(width, device=best.device)
     near_rows = (rows - (best // width)[..., None]).abs() <= radius
     near_columns = (columns - (best % width)[..., None]).abs() <= radius
-    near = near_rows[..., :, None] & near_columns[..., None, :]
-    return soft_argmax(
-        _at_least_float32(correlation).masked_fill(~near, -torch.inf), size, temperature
-    )
+    return near_rows[..., :, None] & near_columns[..., None, :]
 
 
 def nearest_neighbour(correlation: Tensor, size: float) -> Tensor:
@@ -85,7 +90,7 @@ def nearest_neighbour(correlation: Tensor, size: float) -> Tensor:
 def cell_centres(maps: Tensor, size: float) -> Tensor:
     """Centres [h * w, 2] of the cells of maps [..., h, w], row by row."""
     height, width = maps.shape[-2:]
-    dtype = _at_least_float32(maps.new_empty(0)).dtype
+    dtype = at_least_float32(maps.new_empty(0)).dtype
     ys = (torch.arange(height, device=maps.device, dtype=dtype) + 0.5) * (size / height)
     xs = (torch.arange(width, device=maps.device, dtype=dtype) + 0.5) * (size / width)
     y, x = torch.meshgrid(ys, xs, indexing="ij")
@@ -119,5 +124,6 @@ def add_target_noise(
     return target + share * size * noise.to(target.device)
 
 
-def _at_least_float32(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
+    """The values in float32, or in their own type if that is wider."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

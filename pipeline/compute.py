@@ -170,6 +170,7 @@ def _inputs(
         job.config.extraction.pad,
         min(workers, len(batches)),
         in_threads,
+        job.config.extraction.clip_input,
     )
 
 

@@ -20,7 +20,7 @@ from configs import BackboneConfig, ExtractionConfig
 from pipeline.extraction.arrays import Geometry, feature_geometry
 from pipeline.networks.backbone import check_timesteps, sd_and_clip
 from pipeline.networks.clip import build_clip, clip_shapes
-from pipeline.networks.injection import Injection, adder, load_injection
+from pipeline.networks.injection import Injection, adder, configured_injection
 from pipeline.networks.stable_diffusion import build_architecture, sd_architecture
 from pipeline.networks.unet import extract, site_channels
 from pipeline.networks.vision import VisionGeometry, build_vision, vision_features, vision_geometry
@@ -71,9 +71,8 @@ def measure_cost(backbone: BackboneConfig, extraction: ExtractionConfig) -> Cost
         prompt = torch.zeros(1, architecture["prompt_tokens"], unet.config.cross_attention_dim)
         z_t, token_map = torch.zeros(1, *geometry.latent), torch.zeros(1, *tokens)
 
-        sites = {}
-        if extraction.injection is not None:
-            sites = load_injection(extraction.injection, tokens[0], site_channels(unet)).channels
+        injected = configured_injection(extraction, tokens[0], site_channels(unet))
+        sites = injected.channels if injected is not None else {}
         injection = Injection(tokens[0], sites)
 
         def unet_pass() -> object:

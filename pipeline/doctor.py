@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from configs import BackboneConfig, ClipConfig, Config, load_config, preset_names
+from configs.base import RANDOM
 from pipeline.machine import machine_memory
 
 if TYPE_CHECKING:
@@ -264,6 +265,9 @@ def check_injection(asked: Asked) -> Iterator[Finding]:
         return
     from pipeline.networks.injection import InjectionError, open_injection
 
+    if asked.config.extraction.injection == RANDOM:
+        yield Finding("injection", "ok", "random, at every site")
+        return
     try:
         injection = open_injection(asked.config.extraction.injection)
     except InjectionError as error:

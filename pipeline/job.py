@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
@@ -14,6 +14,7 @@ import torch
 
 from cache import ArraySpec, Recipe
 from configs import Config
+from configs.base import RANDOM
 from pipeline.datasets import open_dataset
 from pipeline.datasets.base import Dataset
 from pipeline.datasets.union import UnionDataset
@@ -26,7 +27,7 @@ from pipeline.extraction.vision import (
     vision_specs,
 )
 from pipeline.networks.backbone import load_backbone
-from pipeline.networks.injection import load_injection
+from pipeline.networks.injection import configured_injection
 from pipeline.networks.prefix import site_digests
 from pipeline.networks.tuning import tune
 from pipeline.networks.vision import load_vision
@@ -85,13 +86,14 @@ def load_networks(config: Config) -> Networks:
 def _load_sd(config: Config) -> Networks:
     extraction, resolution = config.extraction, config.backbone.resolution
     backbone = load_backbone(config.backbone, extraction.device, extraction.precision)
+    backbone = replace(backbone, vae_pixels=extraction.vae_pixels)
     tune(backbone, extraction)
     backbone.check_timesteps(extraction.timesteps)
-    injection = None
-    if extraction.injection is not None:
-        injection = load_injection(extraction.injection, backbone.clip.width, backbone.channels)
+    injection = configured_injection(extraction, backbone.clip.width, backbone.channels)
     # Of the weights in the file: the extractor takes them to its own precision.
     injection_digest = injection.digest() if injection else None
+    if extraction.injection == RANDOM:
+        injection_digest = RANDOM  # It follows from other fields of the recipe.
     injection_sites = site_digests(injection)
     geometry = feature_geometry(
         backbone.unet, backbone.vae, resolution, backbone.clip.tokens, backbone.clip.embedding

@@ -21,7 +21,7 @@ from configs import Config
 from pipeline.datasets.base import Dataset, DatasetError
 from pipeline.job import load_networks, open_configured
 from pipeline.networks.checkpoints import one_line
-from pipeline.pictures.images import ImageError, letterbox
+from pipeline.pictures.images import ImageError, network_input
 
 SAMPLE = 8
 """Images, where nothing is said."""
@@ -222,19 +222,20 @@ def _with(config: Config, **keys: str) -> Config:
 def _sample(
     config: Config, dataset: Dataset, n_images: int
 ) -> tuple[list[str], np.ndarray, list[str], dict[str, str]]:
-    """Ids, squares [B, 3, R, R], content hashes, and what could not be read."""
-    resolution, pad = config.backbone.resolution, config.extraction.pad
+    """Ids, squares [B, C, R, R], content hashes, and what could not be read."""
+    resolution, extraction = config.backbone.resolution, config.extraction
     ids, squares, sha256s = [], [], []
     left_out: dict[str, str] = {}
     for image_id in _evenly(dataset, n_images):
         try:
             data = dataset.read(image_id)
-            square = letterbox(dataset.decode(image_id, data), resolution, pad)
+            picture = dataset.decode(image_id, data)
+            square = network_input(picture, resolution, extraction.pad, extraction.clip_input)
         except (OSError, ImageError) as error:
             left_out[image_id] = one_line(error)
             continue
         ids.append(image_id)
-        squares.append(square.transpose(2, 0, 1))
+        squares.append(square)
         sha256s.append(hashlib.sha256(data).hexdigest())
     if not ids:
         raise DatasetError(

@@ -183,5 +183,5 @@ def test_a_bad_file_is_named_in_one_line(tmp_path: Path, text: str, says: str) -
 
 
 def test_an_unknown_configuration_lists_the_presets() -> None:
-    with pytest.raises(ConfigError, match="presets: demo"):
+    with pytest.raises(ConfigError, match="presets: as-released, demo"):
         load_config("nowhere.yaml")

@@ -18,7 +18,7 @@ from pipeline.networks.injection import Injection
 def choose_source(
     stores: Sequence[FeatureStore],
     arrays: Sequence[str],
-    injection: Injection | None,
+    injection: Injection | str | None,
     load: Callable[[], Backbone],
     device: torch.device,
     recipe: Recipe | None = None,
@@ -34,7 +34,7 @@ def choose_source(
         stores: where the images are; all of one recipe.
         arrays: what is wanted of each image.
         injection: what is injected: None for plain SD. Cached features must have been made with
-            just this one.
+            just this one; for them alone what their recipe records of it will do.
         load: loads the backbone; not called for the cached source.
         device: where cached maps go. Computed ones are on the backbone's device.
         recipe: what the stores must have been made with, injection aside.
@@ -54,8 +54,8 @@ def choose_source(
         return FinetunedFeatures(stores, arrays, load(), recipe, live), (
             f"features: fine-tuned, the UNet on latents of {places}: its own parameters learn"
         )
-    trained = trained_sites(injection) if injection is not None else ()
-    if injection is not None and trained:
+    trained = trained_sites(injection) if isinstance(injection, Injection) else ()
+    if isinstance(injection, Injection) and trained:
         computed = LiveFeatures(stores, arrays, load(), injection, recipe, live)
         return computed, (
             f"features: live, the UNet on latents and CLIP tokens of {places}: "
@@ -64,7 +64,9 @@ def choose_source(
     if stores:
         asked = dict((recipe or stores[0].recipe).fields)
         if injection is not None or "injection" in asked:
-            asked["injection"] = None if injection is None else injection.digest()
+            asked["injection"] = (
+                injection.digest() if isinstance(injection, Injection) else injection
+            )
         recipe = Recipe(asked)
     return CachedFeatures(stores, arrays, device, recipe), (
         f"features: cached in {places}: no injection parameter requires a gradient, "

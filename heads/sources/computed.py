@@ -43,7 +43,7 @@ class ComputedFeatures(ABC):
     Raises:
         RecipeMismatch: the stores were made with other networks or another recipe.
         StoreError: a store lacks an array.
-        SourceError: a layer does not exist.
+        SourceError: a layer does not exist, or the latents are not what the UNet started from.
         BackboneError: a timestep does not exist.
     """
 
@@ -59,6 +59,7 @@ class ComputedFeatures(ABC):
         fresh_noise: bool,
         checkpointing: bool,
     ) -> None:
+        refuse_sampled_latents(stores)
         computed = {name: match for name in arrays if (match := _SD_ARRAY.fullmatch(name))}
         stored = [name for name in arrays if name not in computed]
         if stores:
@@ -175,3 +176,18 @@ class ComputedFeatures(ABC):
         return feature_geometry(
             backbone.unet, backbone.vae, resolution, backbone.clip.tokens, backbone.clip.embedding
         )
+
+
+def refuse_sampled_latents(stores: Sequence[FeatureStore]) -> None:
+    """Raise SourceError for stores whose features start from samples of the VAE posterior.
+
+    Their `vae/latent` is its mean, of which nothing would compute the same features.
+    """
+    for store in stores:
+        preprocessing = store.recipe.fields.get("preprocessing")
+        if isinstance(preprocessing, Mapping) and preprocessing.get("latent") == "sample":
+            raise SourceError(
+                f"{store.path}: was made with extraction.latent=sample, and the UNet cannot be "
+                "trained live from it; train on its features (train.injection.sites=none), or "
+                "precompute another store with extraction.latent=mean"
+            )

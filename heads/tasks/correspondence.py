@@ -30,6 +30,7 @@ from heads.protocols import (
     PredictedPair,
     Score,
 )
+from heads.released import ReleasedCoordinates, cell_descriptors, flow_error, released_points
 from heads.tasks.base import (
     Describe,
     Fitted,
@@ -48,12 +49,21 @@ SQUARE = 1.0
 
 @dataclass(frozen=True)
 class Correspondence(Task[CorrespondencePart, PointPair]):
-    """Finds the points of one picture in the other. Nothing is trained beyond descriptors."""
+    """Finds the points of one picture in the other.
+
+    Nothing is trained beyond descriptors, except the coordinates of `matcher: released`.
+    """
 
     name = "correspondence"
     monitor = "pck@10"
 
     protocol: CorrespondenceProtocol
+
+    def layers(self, width: int) -> nn.Module:
+        """The trained coordinates of the released code's loss, if that is asked for."""
+        if self.settings.correspondence.matcher == "released":
+            return ReleasedCoordinates(self.settings.grid)
+        return nn.Identity()
 
     def batches(self, generator: torch.Generator) -> list[list[PointPair]]:
         pairs = self.parts.train.pairs
@@ -62,7 +72,9 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
                 f"correspondence by {self.protocol.name}: no annotated training pairs; give a"
                 " dataset that has some, or train.protocol=sketchfusion-release"
             )
-        return in_batches(permuted(pairs, generator), self.settings.batch_size)
+        if self.settings.correspondence.shuffle:
+            pairs = tuple(permuted(pairs, generator))
+        return in_batches(pairs, self.settings.batch_size)
 
     def images(self, batch: Sequence[PointPair]) -> tuple[str, ...]:
         return unique([i for pair in batch for i in (pair.sketch, pair.photo)])
@@ -70,17 +82,12 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
     def loss(self, batch: Sequence[PointPair], found: Located, layers: nn.Module) -> Tensor:
         settings = self.settings.correspondence
         sketch_points, photo_points, visible = self._padded(batch)
-        losses = []
-        for correlation, target in zip(
-            self._correlations(batch, found, (sketch_points, photo_points)),
-            (photo_points, sketch_points),
-            strict=True,
-        ):
-            predicted = soft_argmax(correlation, SQUARE, settings.temperature)
-            target = add_target_noise(target, SQUARE, settings.target_noise)
-            target = to_device(target, predicted.device).to(predicted)
-            cell = SQUARE / correlation.shape[-1]
-            losses.append(end_point_error(predicted, target, visible, cell))
+        correlations = self._correlations(batch, found, (sketch_points, photo_points))
+        ways = ((sketch_points, photo_points), (photo_points, sketch_points))
+        losses = [
+            points_loss(correlation, source, target, visible, settings, layers)
+            for correlation, (source, target) in zip(correlations, ways, strict=True)
+        ]
         # As many points are visible one way as the other.
         return torch.stack(losses).mean()
 
@@ -108,7 +115,7 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
             ids = self.images(batch)
             points = self._padded(batch)[:2]
             in_photos, in_sketches = (
-                best_points(correlation, settings).cpu().double()
+                best_points(correlation, settings, self.frame.resolution).cpu().double()
                 for correlation in self._correlations(batch, Located.of(ids, describe(ids)), points)
             )
             for row, pair in enumerate(batch):
@@ -129,9 +136,10 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
         sketches = found.spatial([pair.sketch for pair in batch])
         photos = found.spatial([pair.photo for pair in batch])
         sketch_points, photo_points = (to_device(own, sketches.device) for own in points)
+        settings = self.settings.correspondence
         return (
-            correlate(sample_descriptors(sketches, sketch_points, SQUARE), photos),
-            correlate(sample_descriptors(photos, photo_points, SQUARE), sketches),
+            correlate(descriptors_at(sketches, sketch_points, settings), photos),
+            correlate(descriptors_at(photos, photo_points, settings), sketches),
         )
 
     def _padded(self, batch: Sequence[PointPair]) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,8 +158,44 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
         return sketch_points, photo_points, visible
 
 
-def best_points(correlation: Tensor, settings: CorrespondenceConfig) -> Tensor:
-    """Points [B, K, 2] of the square that the configured matcher reads from [B, K, G, G]."""
+def descriptors_at(maps: Tensor, points: Tensor, settings: CorrespondenceConfig) -> Tensor:
+    """Descriptors [B, K, P] of maps [B, P, G, G] at points [B, K, 2] of the square."""
+    if settings.matcher == "released":
+        return cell_descriptors(maps, points, SQUARE)
+    return sample_descriptors(maps, points, SQUARE)
+
+
+def points_loss(
+    correlation: Tensor,
+    source: Tensor,
+    target: Tensor,
+    visible: Tensor,
+    settings: CorrespondenceConfig,
+    layers: nn.Module,
+) -> Tensor:
+    """Mean end-point error, in cells, of a correlation [B, K, G, G] of points `source` with the
+    other picture's cells.
+
+    `target` [B, K, 2] is where the points are there, `visible` [B, K] which of them count; both
+    and `source` are on the CPU. `layers` are the task's own.
+    """
+    grid = correlation.shape[-1]
+    target = add_target_noise(target, SQUARE, settings.target_noise)
+    target = to_device(target, correlation.device)
+    if settings.matcher == "released":
+        cells = layers(correlation, settings.temperature)
+        return flow_error(cells, to_device(source, cells.device), target, visible, SQUARE, grid)
+    predicted = soft_argmax(correlation, SQUARE, settings.temperature)
+    return end_point_error(predicted, target.to(predicted), visible, SQUARE / grid)
+
+
+def best_points(correlation: Tensor, settings: CorrespondenceConfig, pixels: int) -> Tensor:
+    """Points [B, K, 2] of the square that the configured matcher reads from [B, K, G, G].
+
+    `pixels` is the side of the square that the networks saw.
+    """
+    if settings.matcher == "released":
+        return released_points(correlation, SQUARE, pixels, settings.temperature, settings.window)
     if settings.matcher == "nearest":
         return nearest_neighbour(correlation, SQUARE)
     if settings.matcher == "soft-argmax":

@@ -16,13 +16,14 @@ from heads.protocols import Parts, Protocol, find_protocol
 from heads.protocols.base import Images
 from heads.protocols.defaults import default_protocol
 from heads.sources import FeatureSource, LiveOptions, choose_source
+from heads.sources.computed import refuse_sampled_latents
 from heads.tasks import TASKS, Task, TaskError
 from heads.training.learner import Learner
 from heads.training.reading import check_pictures, configured_arrays, image_sizes, open_stores
 from pipeline.datasets.base import Dataset
 from pipeline.job import open_configured
 from pipeline.networks.backbone import Backbone, load_backbone
-from pipeline.networks.injection import Injection, load_injection, open_injection
+from pipeline.networks.injection import Injection, configured_injection, recorded_injection
 from pipeline.networks.unet import site_channels
 
 Log = Callable[[str], None]
@@ -127,12 +128,14 @@ def open_source(
     train, loaded = config.train, _Loaded(config, device)
     if train.finetune and train.injection.sites:
         raise TaskError("train.finetune and train.injection.sites: train one or the other")
-    injection = None
+    if trains_backbone(config):
+        refuse_sampled_latents(stores)  # Before the backbone is loaded.
+    injection: Injection | str | None = None
     if train.injection.sites:
         injection = start_injection(config, loaded())
-    elif config.extraction.injection is not None and not train.finetune:
+    elif not train.finetune:
         # What the stores must have been made with; the backbone is not needed to tell.
-        injection = open_injection(config.extraction.injection)
+        injection = recorded_injection(config.extraction)
     return choose_source(
         stores,
         arrays,
@@ -159,7 +162,7 @@ def start_injection(config: Config, backbone: Backbone) -> Injection:
     Sites that `extraction.injection` holds start from there, and stay frozen where they are not
     trained; other trained sites start as `train.injection.init` says.
     """
-    settings, path = config.train.injection, config.extraction.injection
+    settings = config.train.injection
     channels = site_channels(backbone.unet)
     strangers = [site for site in settings.sites if site not in channels]
     if strangers:
@@ -167,7 +170,7 @@ def start_injection(config: Config, backbone: Backbone) -> Injection:
             f"train.injection.sites: this UNet has no {strangers[0]}; its sites are "
             f"{', '.join(channels)}"
         )
-    stored = None if path is None else load_injection(path, backbone.clip.width, channels)
+    stored = configured_injection(config.extraction, backbone.clip.width, channels)
     there = () if stored is None else stored.sites
     sites = {site: n for site, n in channels.items() if site in settings.sites or site in there}
     torch.manual_seed(config.train.seed)

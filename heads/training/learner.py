@@ -22,7 +22,12 @@ def build_aggregation(channels: Mapping[str, int], settings: TrainConfig) -> nn.
     if settings.aggregation == "linear":
         return LinearProbe(channels, settings.width, settings.grid, settings.dropout)
     return AggregationNetwork(
-        channels, settings.width, settings.grid, settings.dropout, settings.groups
+        channels,
+        settings.width,
+        settings.grid,
+        settings.dropout,
+        settings.groups,
+        settings.dropout_on == "grid",
     )
 
 
@@ -82,6 +87,12 @@ class Learner(nn.Module):
         if self.front is not None:
             self.front.eval()
         return self
+
+    def stop_dropout(self) -> None:
+        """Drop nothing until `train` is called again."""
+        for module in self.aggregation.modules():
+            if isinstance(module, nn.Dropout):
+                module.eval()
 
     @torch.no_grad()
     def describe(self, ids: Sequence[str]) -> Descriptors:

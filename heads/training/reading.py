@@ -12,9 +12,15 @@ from configs import Config
 from configs.train import Family
 from heads.protocols.base import Images
 from pipeline.datasets.base import Dataset, DatasetError
-from pipeline.extraction.arrays import CLIP_POOLED, CLIP_TOKENS, layer_array
+from pipeline.extraction.arrays import (
+    CLIP_POOLED,
+    CLIP_TOKENS,
+    OPTIONAL_INPUT,
+    layer_array,
+    optional_input,
+)
 from pipeline.extraction.vision import DINO_POOLED, DINO_TOKENS
-from pipeline.networks.injection import open_injection
+from pipeline.networks.injection import recorded_injection
 
 STORES = Path("stores")
 """Where stores are looked for that nobody named."""
@@ -182,12 +188,12 @@ def _differences(store: FeatureStore, config: Config) -> list[str]:
     }
     if not live:
         # Live training starts from latents, whatever was injected into the store's layers.
-        path = extraction.injection
-        asked["injection"] = None if path is None else open_injection(path).digest()
+        asked["injection"] = recorded_injection(extraction)
     asked = {name: value for name, value in asked.items() if name in fields}
     preprocessing = fields.get("preprocessing")
     if isinstance(preprocessing, dict) and "pad" in preprocessing:
-        asked["preprocessing"] = {**preprocessing, "pad": extraction.pad}
+        common = {k: value for k, value in preprocessing.items() if k not in OPTIONAL_INPUT}
+        asked["preprocessing"] = {**common, "pad": extraction.pad, **optional_input(extraction)}
     differences = Recipe({name: fields[name] for name in asked}).differences(Recipe(asked))
     return differences if live else differences + _other_networks(store, config)
 

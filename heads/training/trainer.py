@@ -128,9 +128,11 @@ def fit(
         n_steps = settings.epochs * len(batches)
         started = saved = time.monotonic()
         learner.train()
+        if settings.dropout_epochs is not None and state.epoch >= settings.dropout_epochs:
+            learner.stop_dropout()
         mine = [_share(batch, accelerator) for batch in batches[state.step - first_step :]]
         for batch, following in zip_longest(mine, mine[1:]):
-            _schedule(optimizer, settings, state.step / n_steps)
+            _schedule(optimizer, settings, state.step / (settings.cosine_steps or n_steps))
             torch.manual_seed(_seed(settings.seed, "step", state.step, accelerator.process_index))
             optimizer.zero_grad(set_to_none=True)
             if following is not None:
@@ -210,7 +212,7 @@ def _optimizer(learner: Learner, settings: TrainConfig) -> torch.optim.AdamW:
 
 
 def _schedule(optimizer: Any, settings: TrainConfig, done: float) -> None:
-    """The paper's cosine, as a function of the share of steps done."""
+    """The paper's cosine, as a function of the share of steps done; beyond 1 it rises again."""
     falling = (1 + math.cos(math.pi * done)) / 2
     for group in optimizer.param_groups:
         low = min(settings.final_learning_rate, group["peak"])

@@ -117,6 +117,7 @@ class PhotoFolder:
             trained.config.backbone.resolution,
             trained.config.extraction.pad,
             min(auto_workers(trained.extractor.device), len(batches) - 1),
+            clip_input=trained.config.extraction.clip_input,
         )
         with closing(decoded) as squares:
             for batch in squares:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from heads.matching import correlate, sample_descriptors
+from heads.matching import correlate
 from heads.plots.records import Match
-from heads.tasks.correspondence import SQUARE, best_points
+from heads.tasks.correspondence import best_points, descriptors_at
 from heads.use.pictures import LoadedPicture, PictureSource, UseError, load_picture
 from heads.use.trained import Trained
 
@@ -52,9 +52,11 @@ def match(
     frame = trained.frame(sketch=own, photo=other)
     square = frame.to_square("sketch", torch.from_numpy(asked / own.image.size))
     maps = trained.describe([own, other]).spatial
-    sampled = sample_descriptors(maps[:1], square[None].to(maps), SQUARE)
+    settings = trained.config.train.correspondence
+    sampled = descriptors_at(maps[:1], square[None].to(maps), settings)
     correlation = correlate(sampled, maps[1:])
-    matched = best_points(correlation, trained.config.train.correspondence)[0].cpu().double()
+    resolution = trained.config.backbone.resolution
+    matched = best_points(correlation, settings, resolution)[0].cpu().double()
     found = frame.to_picture("photo", matched).clamp(0, 1).numpy() * other.image.size
     similarity = correlation[0].flatten(1).amax(1).cpu().numpy()
     return FoundPoints(own, other, asked, found, similarity=similarity)

@@ -30,7 +30,7 @@ from heads.training.run import Run, RunError
 from heads.use.pictures import LoadedPicture, UseError
 from pipeline.extraction.extract import BaseExtractor, Extractor
 from pipeline.job import Networks
-from pipeline.pictures.images import letterbox
+from pipeline.pictures.images import network_input
 
 N_REMEMBERED = 16
 """Pictures whose descriptors are kept: about 20 MB each at the paper's sizes."""
@@ -157,7 +157,7 @@ class Trained:
         return Descriptors(*map(torch.stack, zip(*rows, strict=True)))
 
     def describe_squares(self, squares: np.ndarray, sha256s: Sequence[str]) -> Descriptors:
-        """Descriptors of uint8 squares [B, 3, R, R] of pictures with these content hashes."""
+        """Descriptors of uint8 squares [B, C, R, R] of pictures with these content hashes."""
         computed = self.extractor(squares, sha256s, self.arrays)
         maps = {
             name: torch.from_numpy(as_stored(self._specs[name], values, sha256s)).to(
@@ -185,8 +185,8 @@ class Trained:
             )
 
     def _square(self, picture: LoadedPicture) -> np.ndarray:
-        resolution, pad = self.config.backbone.resolution, self.config.extraction.pad
-        return letterbox(picture.image, resolution, pad).transpose(2, 0, 1)
+        resolution, extraction = self.config.backbone.resolution, self.config.extraction
+        return network_input(picture.image, resolution, extraction.pad, extraction.clip_input)
 
 
 def check_task(run: Run, task: str | None, needed: str) -> None:

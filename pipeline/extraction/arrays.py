@@ -18,6 +18,10 @@ CLIP_TOKENS = "clip/tokens"
 CLIP_POOLED = "clip/pooled"
 LATENT = "vae/latent"
 
+OPTIONAL_INPUT = ("clip_input", "vae_pixels", "latent")
+"""Keys of `extraction` that a recipe's `preprocessing` holds only if they are not the default, so
+that stores made before the keys existed keep their fingerprints."""
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -121,6 +125,15 @@ def _prefix_specs(geometry: Geometry, extraction: ExtractionConfig) -> list[Arra
     ]
 
 
+def optional_input(extraction: ExtractionConfig) -> dict[str, str]:
+    """Those of `OPTIONAL_INPUT` that are not the default, and their values."""
+    return {
+        key: value
+        for key in OPTIONAL_INPUT
+        if (value := getattr(extraction, key)) != ExtractionConfig.model_fields[key].default
+    }
+
+
 def make_recipe(
     digests: Mapping[str, str],
     resolution: int,
@@ -137,6 +150,7 @@ def make_recipe(
                 "pad": extraction.pad,
                 "resize": "lanczos",
                 "drawing_side": RENDER_SIDE,
+                **optional_input(extraction),
             },
             "seed": extraction.seed,
             "ensemble": extraction.ensemble,

@@ -25,7 +25,7 @@ from pipeline.extraction.arrays import (
 from pipeline.networks.backbone import Backbone
 from pipeline.networks.checkpoints import one_line
 from pipeline.networks.injection import Injection
-from pipeline.networks.noise import draw_noise
+from pipeline.networks.noise import POSTERIOR, draw_noise
 from pipeline.networks.prefix import features_and_prefix
 from pipeline.networks.transfer import Download, Downloader, to_device
 
@@ -63,7 +63,9 @@ class BaseExtractor(ABC):
     def start(
         self, squares: np.ndarray, sha256s: Sequence[str], arrays: Sequence[str]
     ) -> Computing:
-        """Begin to compute, of uint8 squares [B, 3, R, R] and their files' content hashes.
+        """Begin to compute, of uint8 squares [B, C, R, R] and their files' content hashes.
+
+        C is 3, or 6 if CLIP has a square of its own (`network_input`).
 
         Raises ExtractionError if a single image does not fit into memory.
         """
@@ -170,7 +172,8 @@ class Extractor(BoundedExtractor):
         self.backbone = backbone
         self.extraction = extraction
         self.injection = injection
-        self.takes_latents = injection is None
+        # Stored latents are the posterior's means.
+        self.takes_latents = injection is None and extraction.latent == "mean"
         if injection is not None:
             injection.to(backbone.device, backbone.dtype)
 
@@ -193,7 +196,7 @@ class Extractor(BoundedExtractor):
 
         def compute(part: slice) -> dict[str, Tensor]:
             z0 = to_device(latents[part], self.device)
-            features = self._layers(z0, sha256s[part], arrays, {})
+            features = self._layers(z0, None, sha256s[part], arrays, {})
             return {name: features[name] for name in arrays}
 
         return self._in_passes(len(latents), compute)
@@ -208,29 +211,41 @@ class Extractor(BoundedExtractor):
         found: dict[str, Tensor] = {}
         projected: dict[str, Tensor] = {}
         if self.injection is not None or CLIP_TOKENS in arrays or CLIP_POOLED in arrays:
-            tokens, pooled = backbone.encode_clip(pixels)
+            tokens, pooled = backbone.encode_clip(pixels[:, -3:])
             found |= {CLIP_TOKENS: tokens, CLIP_POOLED: pooled}
             if self.injection is not None:
                 with torch.inference_mode():
                     projected = self.injection.project(tokens.to(backbone.dtype))
-        found[LATENT] = z0 = backbone.encode_latents(pixels)
-        found |= self._layers(z0, sha256s, arrays, projected)
+        deviation = None
+        if self.extraction.latent == "sample":
+            z0, deviation = backbone.encode_posterior(pixels[:, :3])
+        else:
+            z0 = backbone.encode_latents(pixels[:, :3])
+        found[LATENT] = z0
+        found |= self._layers(z0, deviation, sha256s, arrays, projected)
         return {name: found[name] for name in arrays}
 
     def _layers(
         self,
         z0: Tensor,
+        deviation: Tensor | None,
         sha256s: Sequence[str],
         arrays: Sequence[str],
         projected: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        """The layers and prefixes among `arrays`, timestep by timestep."""
+        """The layers and prefixes among `arrays`, timestep by timestep.
+
+        Every draw starts from `z0` or, with a `deviation` of the same shape, from a sample of
+        its own.
+        """
         found: dict[str, Tensor] = {}
         for timestep in self.extraction.timesteps:
             layers = wanted_layers(arrays, timestep)
             site = self.extraction.prefix if wants_prefix(arrays, timestep) else None
             if layers or site:
-                features, prefixes = self._all_draws(z0, sha256s, timestep, layers, site, projected)
+                features, prefixes = self._all_draws(
+                    z0, deviation, sha256s, timestep, layers, site, projected
+                )
                 found |= {layer_array(timestep, layer): v for layer, v in features.items()}
                 found |= prefixes
         return found
@@ -238,6 +253,7 @@ class Extractor(BoundedExtractor):
     def _all_draws(
         self,
         z0: Tensor,
+        deviation: Tensor | None,
         sha256s: Sequence[str],
         timestep: int,
         layers: Sequence[str],
@@ -263,13 +279,22 @@ class Extractor(BoundedExtractor):
                 [draw_noise(shape, seed, sha256s[row], timestep, draw) for row, draw in chunk]
             )
             rows = to_device(torch.tensor([row for row, _ in chunk]), z0.device)
+            latents = z0[rows]
+            if deviation is not None:
+                sampled = torch.stack(
+                    [
+                        draw_noise(shape, seed, sha256s[row], timestep, draw, POSTERIOR)
+                        for row, draw in chunk
+                    ]
+                )
+                latents = latents + deviation[rows] * to_device(sampled, z0.device)
             if site is None:
                 features = self.backbone.unet_features(
-                    z0[rows], noise, timestep, layers, projected, rows
+                    latents, noise, timestep, layers, projected, rows
                 )
             else:
                 features, parts = features_and_prefix(
-                    self.backbone, z0[rows], noise, timestep, layers, site, projected, rows
+                    self.backbone, latents, noise, timestep, layers, site, projected, rows
                 )
                 for part, values in parts.items():
                     for (row, draw), value in zip(chunk, values.cpu(), strict=True):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cache import ArraySpec, Recipe
 from configs import ExtractionConfig
-from pipeline.extraction.arrays import make_recipe
+from pipeline.extraction.arrays import make_recipe, optional_input
 from pipeline.extraction.extract import BoundedExtractor, Computing
 from pipeline.networks.checkpoints import BackboneError
 from pipeline.networks.vision import VisionGeometry, VisionTower
@@ -46,7 +46,8 @@ class VisionExtractor(BoundedExtractor):
 
 
 def check_extraction(extraction: ExtractionConfig) -> None:
-    """Raise BackboneError where an extraction asks for a UNet: an injection or a prefix.
+    """Raise BackboneError if an extraction asks for a UNet, a VAE or CLIP: an injection, a prefix
+    or another input for one of them.
 
     Timesteps, layers, seed and ensemble say nothing about a timm backbone.
     """
@@ -56,6 +57,11 @@ def check_extraction(extraction: ExtractionConfig) -> None:
                 f"extraction.{key}: a timm backbone has no UNet; set it to null, "
                 "or choose a backbone with sd and clip"
             )
+    for key in optional_input(extraction):
+        raise BackboneError(
+            f"extraction.{key}: a timm backbone has neither VAE nor CLIP; leave it out, "
+            "or choose a backbone with sd and clip"
+        )
 
 
 def vision_specs(geometry: VisionGeometry, extraction: ExtractionConfig) -> list[ArraySpec]:

@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from cache import ImageRecord
-from configs.schema import Pad
+from configs.schema import ClipInput, Pad
 from pipeline.datasets.base import Dataset, DatasetError
-from pipeline.pictures.images import ImageError, letterbox
+from pipeline.pictures.images import ImageError, network_input
 
 RETRY_PAUSES = (0.1, 1.0)
 """Seconds to wait before reading a file again that could not be read."""
@@ -39,8 +39,8 @@ class LoadingError(DatasetError):
 class SquareBatch:
     """Images of one piece of work, decoded.
 
-    `squares` is uint8 [B, 3, R, R] and belongs to `rows`; `unreadable` gives the rows that could
-    not be decoded and why; `seconds` is the time a worker spent on them.
+    `squares` is uint8 [B, C, R, R] (see `network_input`) and belongs to `rows`; `unreadable` gives
+    the rows that could not be decoded and why; `seconds` is the time a worker spent on them.
     """
 
     key: int
@@ -71,12 +71,14 @@ class _Squares(TorchDataset["SquareBatch | LoadingError"]):
         batches: Sequence[RowBatch],
         resolution: int,
         pad: Pad,
+        clip_input: ClipInput,
     ) -> None:
         self._dataset = dataset
         self._images = {row: images[row] for batch in batches for row in batch.rows}
         self._batches = batches
         self._resolution = resolution
         self._pad = pad
+        self._clip_input = clip_input
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -104,12 +106,12 @@ class _Squares(TorchDataset["SquareBatch | LoadingError"]):
         return SquareBatch(batch.key, rows, stacked, unreadable, time.perf_counter() - start)
 
     def _square(self, image: ImageRecord) -> np.ndarray:
-        """One image as uint8 [3, R, R]."""
+        """One image as uint8 [C, R, R]."""
         data = self._read(image.id)
         if hashlib.sha256(data).hexdigest() != image.sha256:
             raise ImageError("the file changed after it was listed; a new store takes the new one")
         picture = self._dataset.decode(image.id, data)
-        return letterbox(picture, self._resolution, self._pad).transpose(2, 0, 1)
+        return network_input(picture, self._resolution, self._pad, self._clip_input)
 
     def _read(self, image_id: str) -> bytes:
         """The file's bytes. A picture is given up only if the dataset no longer has it.
@@ -142,6 +144,7 @@ def load_squares(
     pad: Pad,
     workers: int,
     in_threads: bool = False,
+    clip_input: ClipInput = "square",
 ) -> Generator[SquareBatch]:
     """Decoded batches in order; at most two per worker are held ready.
 
@@ -151,11 +154,12 @@ def load_squares(
         images: the store's records; rows index into it.
         workers: processes; 0 decodes in this one.
         in_threads: take so many threads instead, where processes cannot be started.
+        clip_input: whether CLIP has a square of its own.
 
     Raises:
         LoadingError: a file that is there cannot be read, or a worker died.
     """
-    squares = _Squares(dataset, images, batches, resolution, pad)
+    squares = _Squares(dataset, images, batches, resolution, pad, clip_input)
     if workers == 0:
         loading = _here(squares)
     else:

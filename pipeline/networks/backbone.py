@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from configs import BackboneConfig, ClipConfig, SDConfig
+from configs.schema import VaePixels
 from pipeline.networks.checkpoints import BackboneError
 from pipeline.networks.clip import ClipVision, clip_features, load_clip
 from pipeline.networks.injection import adder
@@ -37,6 +38,8 @@ class Backbone:
     digests: Mapping[str, str]
     device: torch.device
     dtype: torch.dtype
+    vae_pixels: VaePixels = "signed"
+    """Range in which pixels enter the VAE: -1 to 1, or 0 to 255."""
 
     @property
     def channels(self) -> dict[str, int]:
@@ -51,12 +54,24 @@ class Backbone:
     def encode_latents(self, squares: Tensor) -> Tensor:
         """z0 [B, 4, h, w]: the VAE posterior's mean times `scaling_factor`.
 
-        `squares` are uint8 [B, 3, R, R]; the VAE sees them in [-1, 1].
+        `squares` are uint8 [B, 3, R, R]; the VAE sees them in the range that `vae_pixels` names.
         """
-        pixels = to_device(squares, self.device).float() / 127.5 - 1.0
-        mean = self.vae.encode(pixels.to(self.dtype)).latent_dist.mean
+        return self.encode_posterior(squares)[0]
+
+    @torch.inference_mode()
+    def encode_posterior(self, squares: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [B, 4, h, w] of the VAE posterior, each times
+        `scaling_factor`: a latent is mean + deviation * noise."""
+        pixels = to_device(squares, self.device).float()
+        if self.vae_pixels == "signed":
+            pixels = pixels / 127.5 - 1.0
+        posterior = self.vae.encode(pixels.to(self.dtype)).latent_dist
+        scale = self.vae.config.scaling_factor
         # One memory layout, so that latents read back from a store give the same bits.
-        return (mean.float() * self.vae.config.scaling_factor).contiguous()
+        mean, deviation = (
+            (part.float() * scale).contiguous() for part in (posterior.mean, posterior.std)
+        )
+        return mean, deviation
 
     @torch.inference_mode()
     def encode_clip(self, squares: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cache.storage.files import open_to_others
+from configs import ExtractionConfig
+from configs.base import RANDOM
 from pipeline.networks.digest import digest_tensors
 from pipeline.networks.unet import Inject
 
@@ -97,6 +99,38 @@ def load_injection(path: str | Path, clip_width: int, channels: Mapping[str, int
             for kind in ("weight", "bias"):
                 getattr(injection[site], kind).copy_(tensors[f"{site}.{kind}"].float())
     return injection.eval().requires_grad_(False)
+
+
+def random_injection(clip_width: int, channels: Mapping[str, int], seed: int) -> Injection:
+    """Untrained convolutions at all sites, initialised as torch does, seeded.
+
+    The released code's: its features are detached, so its convolutions keep these weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Injection(clip_width, channels).eval().requires_grad_(False)
+
+
+def configured_injection(
+    extraction: ExtractionConfig, clip_width: int, channels: Mapping[str, int]
+) -> Injection | None:
+    """What `extraction.injection` names, or None for plain SD. Raises as `load_injection`."""
+    if extraction.injection is None:
+        return None
+    if extraction.injection == RANDOM:
+        return random_injection(clip_width, channels, extraction.seed)
+    return load_injection(extraction.injection, clip_width, channels)
+
+
+def recorded_injection(extraction: ExtractionConfig) -> str | None:
+    """What a recipe records of `extraction.injection`: the digest of a file, `random`, or None.
+
+    `random` needs no digest: seed and networks are in the recipe. Raises InjectionError for an
+    unreadable file.
+    """
+    if extraction.injection is None or extraction.injection == RANDOM:
+        return None if extraction.injection is None else RANDOM
+    return open_injection(extraction.injection).digest()
 
 
 def open_injection(path: str | Path) -> Injection:

@@ -11,18 +11,31 @@ import hashlib
 import torch
 from torch import Tensor
 
+POSTERIOR = ":posterior"
+"""Stream of the noise that samples the VAE's posterior."""
 
-def noise_seed(seed: int, image_sha256: str, timestep: int, draw: int) -> int:
+
+def noise_seed(seed: int, image_sha256: str, timestep: int, draw: int, stream: str = "") -> int:
     """The generator's seed: the first 8 bytes of a SHA-256, without the sign bit."""
-    text = f"{seed}:{image_sha256}:{timestep}:{draw}".encode()
+    text = f"{seed}:{image_sha256}:{timestep}:{draw}{stream}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
 def draw_noise(
-    shape: tuple[int, ...], seed: int, image_sha256: str, timestep: int, draw: int
+    shape: tuple[int, ...],
+    seed: int,
+    image_sha256: str,
+    timestep: int,
+    draw: int,
+    stream: str = "",
 ) -> Tensor:
-    """Standard normal float32 noise of one latent's shape [C, h, w], always drawn on the CPU."""
-    generator = torch.Generator("cpu").manual_seed(noise_seed(seed, image_sha256, timestep, draw))
+    """Standard normal float32 noise of one latent's shape [C, h, w], always drawn on the CPU.
+
+    `stream` separates noise that is drawn for another purpose, such as `POSTERIOR`.
+    """
+    generator = torch.Generator("cpu").manual_seed(
+        noise_seed(seed, image_sha256, timestep, draw, stream)
+    )
     return torch.randn(shape, generator=generator)
 
 

@@ -29,6 +29,7 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 """Raster formats with a signature of their own and no outside program behind them."""
 
 Pad = Literal["edge", "black", "white", "stretch"]
+ClipInput = Literal["square", "centre-crop"]
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -268,3 +269,36 @@ def letterbox(image: Image.Image, resolution: int, pad: Pad = "edge") -> np.ndar
     if pad in ("black", "white"):
         return np.pad(pixels, margins, constant_values=255 if pad == "white" else 0)
     return np.pad(pixels, margins, mode="edge")
+
+
+def centre_crop(image: Image.Image, resolution: int) -> np.ndarray:
+    """CLIP's own input of an RGB image: uint8 [R, R, 3].
+
+    The shorter side becomes `resolution`, bicubic, the longer one is rounded down, and the middle
+    of it is kept: torchvision's `Resize` and `CenterCrop`, as OpenAI's preprocessing has them.
+    """
+    shorter = min(image.size)
+    width, height = (resolution * side // shorter for side in image.size)
+    # Python rounds halves to even, as torchvision does.
+    left, top = round((width - resolution) / 2), round((height - resolution) / 2)
+    if width * height > MAX_PIXELS:
+        # A strip, of which all but the middle would be resampled in vain, if it fits into memory.
+        across, down = image.width / width, image.height / height
+        right, bottom = (left + resolution) * across, (top + resolution) * down
+        box = (left * across, top * down, min(right, image.width), min(bottom, image.height))
+        return np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box))
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, left + resolution, top + resolution)))
+
+
+def network_input(
+    image: Image.Image, resolution: int, pad: Pad, clip_input: ClipInput = "square"
+) -> np.ndarray:
+    """What the networks see of an RGB image: uint8 [3, R, R], or [6, R, R].
+
+    The letterboxed square is everybody's; with a centre crop CLIP's own square follows it.
+    """
+    squares = [letterbox(image, resolution, pad)]
+    if clip_input == "centre-crop":
+        squares.append(centre_crop(image, resolution))
+    return np.concatenate(squares, axis=-1).transpose(2, 0, 1)

@@ -64,7 +64,8 @@ def test_places_are_pixels_of_each_picture_whatever_its_shape(opened: Open, pict
     maps = trained.describe([load_picture(own), load_picture(wide)]).spatial
     asked = torch.from_numpy(Letterbox(90, 120, side).to_square(points)).float()[None]
     correlation = correlate(sample_descriptors(maps[:1], asked, side), maps[1:])
-    squares = best_points(correlation, trained.config.train.correspondence)[0].numpy() * side
+    matcher = trained.config.train.correspondence
+    squares = best_points(correlation, matcher, side)[0].numpy() * side
     expected = Letterbox(300, 100, side).to_image(squares).clip(0, (300, 100))
     np.testing.assert_allclose(found.found, expected, atol=1e-3)
     assert found.found[:, 0].max() > 100

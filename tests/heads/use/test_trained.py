@@ -60,6 +60,10 @@ CONFIGURED = {
     ],
     "bfloat16, black margins": ["extraction.precision=bfloat16", "extraction.pad=black"],
     "injected": ["extraction.injection={root}/injection.safetensors"],
+    "as released": [
+        "extraction.injection=random", "extraction.clip_input=centre-crop",
+        "extraction.latent=sample", "extraction.vae_pixels=bytes", "extraction.pad=black",
+    ],
 }  # fmt: skip
 
 
