@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cache.storage.files import open_to_others
 from pipeline.networks.digest import digest_tensors
+from pipeline.networks.saving import save_tensors
 from pipeline.networks.unet import Inject
 
 
@@ -61,9 +61,9 @@ class Injection(nn.Module):
         return digest_tensors(self.state())
 
     def save(self, path: str | Path) -> None:
-        """Write the tensors as a safetensors file that `load_injection` reads."""
-        save_file({name: t.cpu().contiguous() for name, t in self.state().items()}, str(path))
-        open_to_others(Path(path))
+        """Write the tensors as a safetensors file that `load_injection` reads; a file that was
+        there is replaced as a whole. Raises OSError."""
+        save_tensors(Path(path), self.state())
 
 
 def load_injection(path: str | Path, clip_width: int, channels: Mapping[str, int]) -> Injection:
