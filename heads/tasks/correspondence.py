@@ -67,6 +67,10 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
         cell = SQUARE / photos.shape[-1]
         return end_point_error(predicted, target, visible, cell)
 
+    def weight(self, batch: Sequence[PointPair]) -> float:
+        """Number of visible points."""
+        return float(sum(int(pair.visible.sum()) for pair in batch))
+
     def evaluate(
         self,
         part: CorrespondencePart,

@@ -20,7 +20,7 @@ from heads.training.checkpoint import load_facts
 from heads.training.experiment import Experiment, Log, open_experiment
 from heads.training.run import Run, RunError, open_run
 from heads.training.trainer import State, TrainListener, fit
-from pipeline.networks.injection import Injection
+from pipeline.networks.injection import Injection, InjectionError, open_injection
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,9 @@ def _train(
         for remark in experiment.task.remarks():
             log(f"{experiment.task.name} by {experiment.task.protocol.name}: {remark}")
         _begin(run, experiment)
+    if accelerator.is_main_process:
+        for line in idle_processes(experiment.config.train.batch_size, accelerator.num_processes):
+            log(line)
     accelerator.wait_for_everyone()
     learner = experiment.learner
     if initial is not None and not run.last.exists():
@@ -146,13 +149,33 @@ def _train(
     if isinstance(learner.front, Injection):
         injection = run.injection
         if accelerator.is_main_process:
-            learner.front.save(injection)
+            _write_injection(learner.front, injection)
     if accelerator.is_main_process and (trained or not run.report.is_file()):
         try:
             write_run_report(run)
         except OSError as error:
             log(f"{run.report}: not written ({error.strerror}); the run itself is whole")
     return state, injection
+
+
+def idle_processes(batch_size: int, n_processes: int) -> list[str]:
+    """A line to log if a batch is too small to give every process an example, else none."""
+    if batch_size >= n_processes:
+        return []
+    return [
+        f"train.batch_size={batch_size}: {n_processes - batch_size} of {n_processes} processes have"
+        f" no example in any step; set it to {n_processes} or more, or start fewer processes"
+    ]
+
+
+def _write_injection(injection: Injection, path: Path) -> None:
+    """Write a trained injection, unless the file holds it already. Raises OSError."""
+    try:
+        if open_injection(path).digest() == injection.digest():
+            return
+    except InjectionError:
+        pass  # Not there, or damaged.
+    injection.save(path)
 
 
 def _begin(run: Run, experiment: Experiment) -> None:
