@@ -51,6 +51,11 @@ class Frame:
         scale, offset = self._scale_and_offset(image_id)
         return (points - offset.to(points)) / scale.to(points)
 
+    def area(self, image_id: str) -> float:
+        """The share of the square that is the picture's."""
+        scale, _ = self._scale_and_offset(image_id)
+        return float(scale.prod())
+
     def on_picture(self, image_id: str, maps: Tensor) -> Tensor:
         """Maps [B, g, g] of the square at the centre of every pixel of the picture: [B, H, W].
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cache.errors import StoreError
 from cache.exchange.folder import DESCRIPTION
-from cache.storage.files import TEMPORARY_SUFFIX, is_owned, sync_folder, temporaries_in
+from cache.storage.files import fsync_file, staging_folder, sync_folder
 
 
 def refuse_existing(out: Path, force: bool) -> None:
@@ -33,26 +30,16 @@ def staged(out: Path) -> Iterator[Path]:
     to the same place.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in temporaries_in(out.parent, out.name):
-        if not is_owned(leftover):
-            shutil.rmtree(leftover, ignore_errors=True)
-    workshop = out.with_name(f".{out.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
-    workshop.mkdir()
-    owner = os.open(workshop, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(owner, fcntl.LOCK_EX)
-        yield workshop / "new"
-        _sync(workshop / "new")
-        _replace(workshop, out)
+    with staging_folder(out) as staging:
+        yield staging / "new"
+        _sync(staging / "new")
+        _replace(staging, out)
         sync_folder(out.parent)
-    finally:
-        os.close(owner)
-        shutil.rmtree(workshop, ignore_errors=True)
 
 
-def _replace(workshop: Path, out: Path) -> None:
+def _replace(staging: Path, out: Path) -> None:
     """Put the new export in the place of the old one, which comes back where that is stopped."""
-    old, new = workshop / "old", workshop / "new"
+    old, new = staging / "old", staging / "new"
     try:
         # A rename cannot replace a folder that holds something, nor a file by a folder.
         if out.is_dir() or (os.path.lexists(out) and new.is_dir()):
@@ -71,8 +58,4 @@ def _sync(path: Path) -> None:
             _sync(child)
         sync_folder(path)
     else:
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        fsync_file(path)

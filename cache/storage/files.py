@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from cache.storage.places import names_in, refuse_link
 from cache.storage.remote import RemotePath, StorePath
 
 TEMPORARY_SUFFIX = ".tmp"
+_STAGING_LOCK = "lock"
 _UMASK = os.umask(0o077)  # It can only be read by setting it.
 os.umask(_UMASK)
 _N_ATTEMPTS = 100
@@ -140,6 +142,95 @@ def write_atomically(target: StorePath, data: bytes, name: str = "") -> None:
     finally:
         temporary.discard()
     sync_folder(target.parent)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A path to write a file at; it replaces ``target``, durably, when the block ends well.
+
+    The path has the target's name, in a staging folder that no other writer uses, so any number
+    may write the same target at once: the last one wins, whole. After an error ``target`` is as
+    it was. Raises OSError.
+    """
+    try:
+        with staging_folder(target) as staging:
+            new = staging / target.name
+            yield new
+            open_to_others(new)
+            fsync_file(new)
+            os.replace(new, target)
+            fsync_folder(target.parent)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
+
+
+@contextmanager
+def staging_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside ``target``, named after it, for one writer; removed afterwards.
+
+    What killed writers of the same target left behind is removed first. Raises OSError.
+    """
+    remove_abandoned_staging(target.parent, target.name)
+    staging, lock = _locked_staging(target)
+    try:
+        yield staging
+    finally:
+        os.close(lock)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def remove_abandoned_staging(folder: Path, target_name: str = "") -> None:
+    """Remove the staging folders in ``folder`` (for one target, or all) whose writer is gone.
+
+    Those of which that cannot be told, as on a filesystem without locks, stay.
+    """
+    for staging in temporaries_in(folder, target_name):
+        with suppress(OSError):
+            _remove_if_abandoned(staging)
+
+
+def _remove_if_abandoned(staging: Path) -> None:
+    names = os.listdir(staging)
+    if not names:
+        staging.rmdir()  # Fails if its writer has just begun.
+    elif _STAGING_LOCK not in names:
+        shutil.rmtree(staging, ignore_errors=True)  # A writer creates its lock before anything.
+    else:
+        lock = os.open(staging / _STAGING_LOCK, os.O_RDONLY)
+        try:
+            # Held until the folder is gone, so a writer that waits for it learns of that.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            shutil.rmtree(staging, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _locked_staging(target: Path) -> tuple[Path, int]:
+    """A new staging folder and the descriptor of the lock file that says it is in use."""
+    while True:
+        token = secrets.token_hex(6)
+        staging = target.with_name(f".{target.name}.{token}{TEMPORARY_SUFFIX}")
+        staging.mkdir()
+        try:
+            lock = os.open(staging / _STAGING_LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileNotFoundError:
+            continue  # Another writer took it for abandoned before it was locked.
+        with suppress(OSError):  # Without locks nothing is ever removed as abandoned.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return staging, lock
+        os.close(lock)
+
+
+def fsync_file(file: Path) -> None:
+    """Bring a file's content to the disk. Raises OSError."""
+    fd = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def open_to_others(file: Path) -> None:

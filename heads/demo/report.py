@@ -18,6 +18,7 @@ from heads.demo.words import duration, expected, outcome
 from heads.demo.world import features_section, world_section
 from heads.report.markup import Html, join, tag
 from heads.report.page import Section, commands, facts, render_page, table, tiles
+from heads.training.checkpoint import write_text
 
 
 def write_report(path: Path, demonstration: Demonstration) -> None:
@@ -46,7 +47,7 @@ def write_report(path: Path, demonstration: Demonstration) -> None:
         Html("Made by <code>sketchfusion demo</code>. Everything on this page is in this file."),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _header(demonstration: Demonstration) -> Html:

@@ -29,7 +29,7 @@ def find_masks(explained: Explained, n: int, ids: Sequence[str] = ()) -> list[Ma
         combinations = named(every, lambda both: both[:2], ids)[:n]
     else:
         combinations = spread(_one_each(part), lambda both: both[2], n * CANDIDATES)
-    pairs = [SegmentationPair((sketch, photo)) for sketch, photo, _ in combinations]
+    pairs = [SegmentationPair(sketch, photo) for sketch, photo, _ in combinations]
     threshold = explained.fitted.numbers[THRESHOLD]
     found = [values >= threshold for values in task.similarities(pairs, explained.describe)]
     truths = [task.mask(part, pair.photo) for pair in pairs]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from PIL import Image
 
+from cache.storage.files import replacing
 from cache.units import printable
 
 PALETTE = (
@@ -85,12 +85,8 @@ def save(figure: Figure, path: Path) -> None:
     """
     check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    try:
-        beside.write_bytes(rendered(figure, path.suffix.lower()))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as new:
+        new.write_bytes(rendered(figure, path.suffix.lower()))
 
 
 def check_suffix(path: Path) -> None:

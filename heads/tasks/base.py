@@ -53,6 +53,12 @@ class Task(ABC, Generic[PartT, ExampleT]):
     compares_cells: ClassVar[bool] = False
     """Whether pooled descriptors are compared with cells, and so must be of the same space."""
 
+    pooled_only: ClassVar[bool] = False
+    """Whether pooled descriptors are all that loss and evaluation look at. The loss is then always
+    computed over the whole batch, however many processes share the work of describing it: it may
+    compare any images of the batch. Otherwise each process computes it over a part of the batch,
+    and it must be a mean over the examples (see `weight`)."""
+
     protocol: Protocol[PartT]
     parts: Parts[PartT]
     frame: Frame
@@ -76,7 +82,15 @@ class Task(ABC, Generic[PartT, ExampleT]):
 
     @abstractmethod
     def loss(self, batch: Sequence[ExampleT], found: Located, layers: nn.Module) -> Tensor:
-        """The mean loss of a batch; zero, with zero gradients, where it holds nothing to learn."""
+        """The mean loss of a batch; zero, with zero gradients, if it holds nothing to learn.
+
+        `found` has the descriptors of the batch's images, without maps if `pooled_only`.
+        """
+
+    def weight(self, batch: Sequence[ExampleT]) -> float:
+        """What `loss` divides by, up to a factor that is the same for all batches: the losses of
+        parts of a batch, weighted by it, average to the loss of the whole."""
+        return len(batch)
 
     def fit(self, describe: Describe, layers: nn.Module | None) -> Fitted:
         """What `evaluate` needs from the training images; `layers` is None where none was trained.

@@ -91,6 +91,10 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
         # As many points are visible one way as the other.
         return torch.stack(losses).mean()
 
+    def weight(self, batch: Sequence[PointPair]) -> float:
+        """Number of visible points."""
+        return float(sum(int(pair.visible.sum()) for pair in batch))
+
     def evaluate(
         self,
         part: CorrespondencePart,

@@ -71,6 +71,7 @@ class Recognition(Task[RecognitionPart, str]):
 
     name = "recognition"
     monitor = "acc@1"
+    pooled_only = True
 
     protocol: RecognitionProtocol
 

@@ -40,6 +40,8 @@ class SearchPair(NamedTuple):
 class SearchTask(Task[SearchPart, SearchPair]):
     """Finds photos by sketches, by the cosine of pooled descriptors."""
 
+    pooled_only = True
+
     protocol: CategoryRetrieval | FineGrainedProtocol
 
     @property

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,18 +41,11 @@ _PIXELS_AT_ONCE = 2**24
 """Of all the masks of one photo that are found together."""
 
 
-class SegmentationPair(tuple[str, str]):
+class SegmentationPair(NamedTuple):
     """A sketch and a photo of its category."""
 
-    __slots__ = ()
-
-    @property
-    def sketch(self) -> str:
-        return self[0]
-
-    @property
-    def photo(self) -> str:
-        return self[1]
+    sketch: str
+    photo: str
 
 
 class MaskScores(nn.Module):
@@ -103,6 +97,10 @@ class Segmentation(Task[SegmentationPart, SegmentationPair]):
         share = torch.where(weight > 0, truth / weight.clamp(min=1e-6), 0).clamp(0, 1)
         losses = F.binary_cross_entropy_with_logits(layers(cosines), share, reduction="none")
         return (losses * weight).sum() / weight.sum()
+
+    def weight(self, batch: Sequence[SegmentationPair]) -> float:
+        """Sum of the shares of the square that are the photos'."""
+        return sum(self.frame.area(pair.photo) for pair in batch)
 
     @classmethod
     def is_fitted(cls, fitted: Fitted) -> bool:
@@ -196,7 +194,7 @@ class Segmentation(Task[SegmentationPart, SegmentationPair]):
             choices = sketches.get(category)
             if choices:
                 chosen = int(torch.randint(len(choices), (), generator=generator))
-                pairs.append(SegmentationPair((choices[chosen], photo)))
+                pairs.append(SegmentationPair(choices[chosen], photo))
         return pairs
 
     def _cells(self, photo: str, grid: int) -> tuple[Tensor, Tensor]:

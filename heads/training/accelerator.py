@@ -13,8 +13,8 @@ from heads.training.run import RunError
 from pipeline.networks.backbone import keep_float32
 
 PATIENCE = timedelta(hours=6)
-"""How long processes that train together wait for one that writes, or computes a last shard. One
-that dies is noticed by their launcher."""
+"""How long processes that train together wait for one that writes, or computes a last shard or the
+metrics of a validation. One that dies is noticed by their launcher."""
 
 
 def open_accelerator(settings: TrainConfig, trains: bool = True) -> Accelerator:

@@ -1,28 +1,24 @@
 """Weights on disk: safetensors with what belongs to them in the header, and a JSON to look at.
 
-A file is written beside its name, synced and renamed: it is whole or it is not there.
+Files are replaced as a whole: a reader, and a process that is killed, find the old or the new one.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from cache.storage.files import fsync_folder, open_to_others
+from cache.storage.files import replacing
+from pipeline.networks.saving import save_tensors
 
 _FACTS = "sketchfusion"
-_OS_ERROR = re.compile(r"os error (\d+)")
 
 
 class CheckpointError(ValueError):
@@ -48,30 +44,17 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write `path`, and its facts to the `.json` of the same name. Raises OSError."""
-    tensors = {
-        name: tensor.detach().to("cpu").contiguous().clone()
-        for name, tensor in checkpoint.tensors.items()
-    }
     facts = json.dumps(dict(checkpoint.facts), sort_keys=True)
-    beside = path.with_suffix(".tmp")
-    try:
-        save_file(tensors, str(beside), metadata={_FACTS: facts})
-    except SafetensorError as error:
-        # A full or a read-only disk.
-        number = _OS_ERROR.search(str(error))
-        code = int(number[1]) if number else errno.EIO
-        raise OSError(code, os.strerror(code), str(path)) from None
-    open_to_others(beside)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    fsync_folder(path.parent)
+    save_tensors(path, checkpoint.tensors, {_FACTS: facts})
     write_facts(path, checkpoint)
 
 
 def write_facts(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint's facts beside it, for people. Raises OSError."""
-    write_text(path.with_suffix(".json"), json.dumps(dict(checkpoint.facts), indent=2) + "\n")
+    """Write a checkpoint's facts beside it, for people, if they are not there. Raises OSError."""
+    document = path.with_suffix(".json")
+    text = json.dumps(dict(checkpoint.facts), indent=2, sort_keys=True) + "\n"
+    if not document.is_file() or document.read_bytes() != text.encode():
+        write_text(document, text)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -104,14 +87,9 @@ def _read(path: Path, with_tensors: bool) -> Checkpoint:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file as a whole."""
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    fsync_folder(path.parent)
+    """Replace a text file as a whole. Raises OSError."""
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
 
 
 def optimizer_tensors(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,6 +15,12 @@ from heads.aggregation import AggregationNetwork, Descriptors
 from heads.probes import LinearProbe
 from heads.sources import FeatureSource
 from heads.tasks import Located, Task
+from heads.training.processes import (
+    contiguous_shares,
+    gather_rows,
+    n_processes,
+    process_index,
+)
 from heads.training.run import RunError
 
 
@@ -63,16 +70,41 @@ class Learner(nn.Module):
 
     def expect(self, batch: Sequence[Any]) -> None:
         """Say which batch comes next, so that its features can be read meanwhile."""
-        self.source.expect(self.task.images(batch))
+        self.source.expect(self.task.images(_own_share(batch)))
 
     def forward(self, batch: Sequence[Any]) -> Tensor:
-        """The mean loss of a batch of the task's examples."""
-        ids = self.task.images(batch)
+        """The mean loss of a batch of the task's examples.
+
+        Processes that train together are all given the whole batch, and each describes a share of
+        it. Averaged over them, value and gradients are those of one process.
+        """
+        own = _own_share(batch)
+        ids = self.task.images(own)
         with self._exactly():
             maps = self.source.maps(ids)
-        found = Located.of(ids, self.aggregation(maps))
+        descriptors = self.aggregation(maps)
         with self._exactly():
-            return self.task.loss(batch, found, self.layers)
+            if self.task.pooled_only:
+                found = self._gathered(batch, descriptors.pooled)
+                return self.task.loss(batch, found, self.layers)
+            loss = self.task.loss(own, Located.of(ids, descriptors), self.layers)
+            return loss * self._factor(batch)
+
+    def _gathered(self, batch: Sequence[Any], pooled: Tensor) -> Located:
+        """The pooled descriptors of the whole batch, of which this process has its share's."""
+        shares = contiguous_shares(batch, n_processes())
+        ids = [self.task.images(share) if share else () for share in shares]
+        gathered = gather_rows(pooled, [len(part) for part in ids])
+        no_maps = gathered.new_empty(*gathered.shape, 0, 0)
+        return Located.of([*chain(*ids)], Descriptors(no_maps, gathered))
+
+    def _factor(self, batch: Sequence[Any]) -> float:
+        """What makes the mean over processes of their shares' mean losses that of the batch."""
+        n = n_processes()
+        if n == 1:
+            return 1.0
+        share = contiguous_shares(batch, n)[process_index()]
+        return n * self.task.weight(share) / (self.task.weight(batch) or 1.0)
 
     def _exactly(self) -> torch.autocast:
         """Without the mixed precision that the head may be trained in: a UNet that computes maps
@@ -137,3 +169,9 @@ class Learner(nn.Module):
         front = {name: tensor for name, tensor in own.items() if name.startswith("front.")}
         head = {name: tensor for name, tensor in tensors.items() if not name.startswith("front.")}
         self.restore({**front, **head})
+
+
+def _own_share(batch: Sequence[Any]) -> list[Any]:
+    """This process's examples of a batch; one that counts nothing if there are too few, because
+    every process must take part in a step."""
+    return contiguous_shares(batch, n_processes())[process_index()] or list(batch[:1])

@@ -29,6 +29,7 @@ from typing import Any
 import yaml
 
 from cache import FeatureStore, Recipe, RecipeMismatch, StorePath, store_path
+from cache.storage.files import remove_abandoned_staging
 from configs import Config, ConfigError, load_config
 from configs.load import resolve_paths
 from heads.protocols import Parts
@@ -90,7 +91,8 @@ class Run:
     def held(self) -> Iterator[None]:
         """Keep other processes from training into the folder, which is made if need be.
 
-        Raises RunError where one does. The system lets go of it when the process ends, however.
+        Raises RunError if one does. The system lets go of it when the process ends, however.
+        Temporary files of writers that were killed are removed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.folder, os.O_RDONLY)
@@ -104,6 +106,7 @@ class Run:
             ) from None
         except OSError:
             pass  # A file system without locks.
+        remove_abandoned_staging(self.folder)
         try:
             yield
         finally:

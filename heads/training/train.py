@@ -19,8 +19,9 @@ from heads.training.accelerator import open_accelerator
 from heads.training.checkpoint import Checkpoint, load_checkpoint, load_facts, save_checkpoint
 from heads.training.experiment import Experiment, Log, open_experiment
 from heads.training.run import Run, RunError, open_run
-from heads.training.trainer import State, TrainListener, fit, validate
-from pipeline.networks.injection import Injection
+from heads.training.trainer import State, TrainListener, fit
+from heads.training.validation import validate
+from pipeline.networks.injection import Injection, InjectionError, open_injection
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,9 @@ def _train(
         for remark in experiment.task.remarks():
             log(f"{experiment.task.name} by {experiment.task.protocol.name}: {remark}")
         _begin(run, experiment)
+    if accelerator.is_main_process:
+        for line in idle_processes(experiment.config.train.batch_size, accelerator.num_processes):
+            log(line)
     accelerator.wait_for_everyone()
     learner = experiment.learner
     if initial is not None and not run.last.exists():
@@ -147,7 +151,7 @@ def _train(
     if isinstance(learner.front, Injection):
         injection = run.injection
         if accelerator.is_main_process:
-            learner.front.save(injection)
+            _write_injection(learner.front, injection)
     if accelerator.is_main_process and (trained or not run.report.is_file()):
         try:
             write_run_report(run)
@@ -180,6 +184,26 @@ def _recount_best(run: Run, experiment: Experiment, main: bool, log: Log) -> Non
         line += f"; the best weights are validated again: {100 * best:.2f} {task.monitor}"
     if main:
         log(line)
+
+
+def idle_processes(batch_size: int, n_processes: int) -> list[str]:
+    """A line to log if a batch is too small to give every process an example, else none."""
+    if batch_size >= n_processes:
+        return []
+    return [
+        f"train.batch_size={batch_size}: {n_processes - batch_size} of {n_processes} processes have"
+        f" no example in any step; set it to {n_processes} or more, or start fewer processes"
+    ]
+
+
+def _write_injection(injection: Injection, path: Path) -> None:
+    """Write a trained injection, unless the file holds it already. Raises OSError."""
+    try:
+        if open_injection(path).digest() == injection.digest():
+            return
+    except InjectionError:
+        pass  # Not there, or damaged.
+    injection.save(path)
 
 
 def _begin(run: Run, experiment: Experiment) -> None:

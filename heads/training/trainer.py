@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from configs import TrainConfig
@@ -33,6 +32,7 @@ from heads.training.checkpoint import (
 )
 from heads.training.learner import Learner
 from heads.training.run import Run, RunError
+from heads.training.validation import validate
 
 LOG_SECONDS = 2.0
 """At most this often a step is logged."""
@@ -130,8 +130,8 @@ def fit(
         learner.train()
         if settings.dropout_epochs is not None and state.epoch >= settings.dropout_epochs:
             learner.stop_dropout()
-        mine = [_share(batch, accelerator) for batch in batches[state.step - first_step :]]
-        for batch, following in zip_longest(mine, mine[1:]):
+        remaining = batches[state.step - first_step :]
+        for batch, following in zip_longest(remaining, remaining[1:]):
             _schedule(optimizer, settings, state.step / (settings.cosine_steps or n_steps))
             torch.manual_seed(_seed(settings.seed, "step", state.step, accelerator.process_index))
             optimizer.zero_grad(set_to_none=True)
@@ -140,7 +140,7 @@ def fit(
             loss = model(batch)
             accelerator.backward(loss)
             # Asked for once everything is queued: a GPU has then something to do meanwhile.
-            value = loss.item()
+            value = accelerator.reduce(loss.detach(), "mean").item()
             if not math.isfinite(value):
                 raise RunError(
                     f"{run.folder}: the loss is {value} at step {state.step + 1}; lower "
@@ -161,8 +161,7 @@ def fit(
         last = state.epoch == settings.epochs
         improved = not has_validation
         if has_validation and (state.epoch % settings.validate_every == 0 or last):
-            # What follows from it, all processes must do alike.
-            (metrics,) = broadcast_object_list([validate(learner)])
+            metrics = validate(learner)
             logger.validation(state, n_steps, metrics)
             # What is not a number is no result, and worse than any.
             found = metrics[task.monitor]
@@ -185,18 +184,6 @@ def fit(
     learner.restore(load_checkpoint(run.best).tensors)
     logger.close()
     return state
-
-
-def validate(learner: Learner) -> dict[str, float]:
-    """The metrics of the validation part, with what is fitted on the training part."""
-    task = learner.task
-    learner.eval()
-    return dict(task.score(task.parts.val, learner.describe, learner.layers).metrics)
-
-
-def _share(batch: list[Any], accelerator: Accelerator) -> list[Any]:
-    """This process's part of a batch, never empty."""
-    return batch[accelerator.process_index :: accelerator.num_processes] or batch[:1]
 
 
 def _optimizer(learner: Learner, settings: TrainConfig) -> torch.optim.AdamW:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cache.storage.files import replacing
 from heads.plots import masks_figure, save
 from heads.plots.records import Mask
 from heads.tasks.segmentation import THRESHOLD, similarity
@@ -60,5 +61,6 @@ def save_mask(found: FoundMask, folder: Path, taken: set[str]) -> dict[str, Path
     taken.add(name)
     paths = {kind: folder / f"{name}-{kind}.png" for kind in ("mask", "overlay")}
     save(masks_figure([found]), paths["overlay"])
-    Image.fromarray(found.found.astype(np.uint8) * 255).save(paths["mask"])
+    with replacing(paths["mask"]) as new:
+        Image.fromarray(found.found.astype(np.uint8) * 255).save(new)
     return paths

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cache.storage.files import replacing
+
 SECONDS_BETWEEN_CHECKPOINTS = 120
 
 
@@ -56,9 +58,8 @@ class Run:
         state |= {"step": self.step, "seconds": self.seconds, "rng": self.generator.get_state()}
         # PyTorch's own generator draws dropped patches.
         state["torch_rng"] = torch.get_rng_state()
-        temporary = self._state.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self._state)
+        with replacing(self._state) as new:
+            torch.save(state, new)
         self._saved = time.monotonic()
 
     def _load(self) -> None:

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from open_clip import CLIP
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from cache.storage.files import replacing
 from configs import ClipConfig, SDConfig
 from pipeline.nano.captions import all_captions
 from pipeline.nano.checkpoint import load_part
@@ -29,6 +30,7 @@ from pipeline.nano.train_unet import Denoiser
 from pipeline.nano.train_vae import new_vae
 from pipeline.networks.checkpoints import CLIP_WEIGHTS
 from pipeline.networks.clip import build_clip
+from pipeline.networks.saving import save_tensors
 from pipeline.networks.stable_diffusion import sd_architecture
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -44,7 +46,7 @@ def export_sd(vae: AutoencoderKL, denoiser: Denoiser, folder: Path) -> None:
     denoiser.unet.half().save_pretrained(folder / "unet")
     DDPMScheduler.from_config(scheduler).save_pretrained(folder / "scheduler")
     prompt = denoiser.null_prompt.detach().half().contiguous()
-    save_file({"embedding": prompt}, folder / "null_prompt.safetensors")
+    save_tensors(folder / "null_prompt.safetensors", {"embedding": prompt})
 
 
 def export_clip(model: CLIP, folder: Path) -> None:
@@ -52,9 +54,10 @@ def export_clip(model: CLIP, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     architecture = sd_architecture(SDConfig(source="nano"))["clip"]
     document = json.dumps({"model_cfg": architecture}, indent=2)
-    (folder / "open_clip_config.json").write_text(document + "\n", encoding="utf-8")
+    with replacing(folder / "open_clip_config.json") as new:
+        new.write_text(document + "\n", encoding="utf-8")
     state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    save_file(state, folder / CLIP_WEIGHTS)
+    save_tensors(folder / CLIP_WEIGHTS, state)
 
 
 @torch.no_grad()

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
 
 from pipeline.nano.checkpoint import load_part
 from pipeline.nano.data import Pictures
 from pipeline.nano.train_vae import new_vae
+from pipeline.networks.saving import save_tensors
 
 INSTANCES = 6800
 _ROWS = 8
@@ -43,7 +43,7 @@ def encode(pictures: Pictures, vae: AutoencoderKL, out: Path) -> None:
     latents.flush()
     known = latents[:_MEASURED].astype(np.float32)
     mean, std = (torch.from_numpy(f(known, axis=(0, 1, 2, 4, 5))) for f in (np.mean, np.std))
-    save_file({"mean": mean, "std": std}, out / "spread.safetensors")
+    save_tensors(out / "spread.safetensors", {"mean": mean, "std": std})
 
 
 def main() -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cache.storage.files import open_to_others
 from configs import ExtractionConfig
 from configs.base import RANDOM
 from pipeline.networks.digest import digest_tensors
+from pipeline.networks.saving import save_tensors
 from pipeline.networks.unet import Inject
 
 
@@ -63,9 +63,9 @@ class Injection(nn.Module):
         return digest_tensors(self.state())
 
     def save(self, path: str | Path) -> None:
-        """Write the tensors as a safetensors file that `load_injection` reads."""
-        save_file({name: t.cpu().contiguous() for name, t in self.state().items()}, str(path))
-        open_to_others(Path(path))
+        """Write the tensors as a safetensors file that `load_injection` reads; a file that was
+        there is replaced as a whole. Raises OSError."""
+        save_tensors(Path(path), self.state())
 
 
 def load_injection(path: str | Path, clip_width: int, channels: Mapping[str, int]) -> Injection:

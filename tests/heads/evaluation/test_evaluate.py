@@ -175,7 +175,7 @@ def test_what_cannot_be_written_is_printed_all_the_same(runs: Path, tmp_path: Pa
     expected = scored(out, "--no-floors")
     for name in ("evaluation.json", "report.html"):
         (out / name).unlink()
-        (out / f"{name}.tmp").mkdir()
+        (out / name).mkdir()
     result = ok("evaluate", out, "--no-floors", "--json")
     assert json.loads(result.stdout) == expected
     assert result.stderr.count("not written (Is a directory)") == 2

@@ -103,7 +103,7 @@ def test_every_photo_with_a_sketch_of_its_category_comes_once() -> None:
 
 
 def test_an_image_is_asked_for_once() -> None:
-    batch = [SegmentationPair(("s0", "a")), SegmentationPair(("s0", "b"))]
+    batch = [SegmentationPair("s0", "a"), SegmentationPair("s0", "b")]
     assert task_of(TRAIN).images(batch) == ("s0", "a", "b")
 
 
@@ -121,7 +121,7 @@ def test_without_training_pairs_there_is_a_way_out(train: SegmentationPart) -> N
 @pytest.mark.parametrize("pad", ["edge", "stretch"])
 @pytest.mark.parametrize("grid", [1, 4, 5])
 def test_the_loss_is_as_written_out_without_the_margins(pad: str, grid: int) -> None:
-    batch = [SegmentationPair(pair) for pair in [("s0", "a"), ("s1", "b"), ("s0", "c")]]
+    batch = [SegmentationPair(*pair) for pair in [("s0", "a"), ("s1", "b"), ("s0", "c")]]
     task, known = task_of(TRAIN, pad=pad), MadeUp(NAMES, grid=grid)
     layers = MaskScores()
     with torch.no_grad():
@@ -156,7 +156,7 @@ def test_the_loss_is_as_written_out_without_the_margins(pad: str, grid: int) -> 
 
 
 def test_what_stands_in_the_margins_does_not_matter() -> None:
-    batch = [SegmentationPair(("s0", "a"))]
+    batch = [SegmentationPair("s0", "a")]
     task, known = task_of(TRAIN), MadeUp(NAMES)
     losses = []
     for value in (0.0, 1.0, -5.0):
@@ -369,7 +369,7 @@ def test_a_mask_of_another_size_than_its_photo_is_one_clear_line(where: str) -> 
         TaskError, match="the mask of a has 5 x 5 pixels, the photo 20 x 10"
     ) as caught:
         if where == "loss":
-            batch = [SegmentationPair(("s0", "a"))]
+            batch = [SegmentationPair("s0", "a")]
             located, _ = known.located(("s0", "a"))
             task_of(wrong).loss(batch, located, MaskScores())
         elif where == "fit":
@@ -394,7 +394,7 @@ def test_descriptors_and_masks_that_are_all_the_same_are_scored(value: float, fi
     assert all(0 <= metric <= 1 for metric in score.metrics.values())
     if fill:  # equal cells are all found, but for rounding where cells are mixed
         assert score.metrics["miou"] > 0.97
-    batch = [SegmentationPair(("s0", "a"))]
+    batch = [SegmentationPair("s0", "a")]
     located, _ = known.located(("s0", "a"))
     assert task.loss(batch, located, MaskScores()).isfinite()
 

@@ -190,6 +190,27 @@ def test_stopped_it_says_in_one_line_how_to_go_on(
     assert "Traceback" not in server.output()
 
 
+def test_a_finished_run_is_not_written_to_again(world: World, tmp_path: Path) -> None:
+    """Its injection is what a store is being made with, perhaps by another process."""
+    items = (*RETRIEVAL, "train.epochs=1", "train.injection.sites=[up.0]")
+    out = tmp_path / "run"
+
+    def files() -> dict[str, tuple[int, int]]:
+        found = [path for path in out.iterdir() if path.is_file()]
+        return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+    world.train(out, *items)
+    before = files()
+    world.train(out, *items, extra=["--resume"])
+    assert files() == before
+    # A damaged injection is written anew.
+    injection = out / "injection.safetensors"
+    whole = injection.read_bytes()
+    injection.write_bytes(whole[:-9])
+    world.train(out, *items, extra=["--resume"])
+    assert injection.read_bytes() == whole
+
+
 def test_a_finished_run_is_resumed_without_a_step(world: World, copied: Path) -> None:
     before = weights(copied), (copied / "metrics.jsonl").read_text()
     result = world.train(copied, *RETRIEVAL, extra=["--resume", "--json"])
@@ -362,7 +383,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_of_the_system(
     def full(*arguments: object, **options: object) -> None:
         raise SafetensorError("Error while serializing: No space left on device (os error 28)")
 
-    monkeypatch.setattr("heads.training.checkpoint.save_file", full)
+    monkeypatch.setattr("pipeline.networks.saving.save_file", full)
     line = complaint(*world.command(tmp_path / "run", *RETRIEVAL))
     assert "No space left" in line and "best.safetensors" in line
 

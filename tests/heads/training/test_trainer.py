@@ -30,7 +30,8 @@ from heads.training.experiment import open_experiment
 from heads.training.learner import Learner
 from heads.training.run import Run, RunError
 from heads.training.train import train
-from heads.training.trainer import State, TrainProgress, fit, validate
+from heads.training.trainer import State, TrainProgress, fit
+from heads.training.validation import validate
 from pipeline.datasets.shapes import ShapesDataset
 from pipeline.networks.injection import load_injection
 from tests import tiny
