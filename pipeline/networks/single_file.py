@@ -199,6 +199,7 @@ def _unet_config(shapes: Shapes) -> dict[str, Any]:
     # Of each level, for each layer: channels, and whether it has attention.
     levels: list[list[tuple[int, bool]]] = [[]]
     block = f"{_UNET}input_blocks."
+    n_channels = shapes[f"{block}0.0.weight"][1]
     for i in range(1, _count(shapes, re.escape(block) + r"(\d+)\.")):
         if f"{block}{i}.0.op.weight" in shapes:
             levels.append([])
@@ -214,7 +215,7 @@ def _unet_config(shapes: Shapes) -> dict[str, Any]:
     inner = f"{block}1.1."
     linear = len(shapes[f"{inner}proj_in.weight"]) == 2
     config: dict[str, Any] = {
-        "in_channels": shapes[f"{block}0.0.weight"][1],
+        "in_channels": n_channels,
         "out_channels": shapes[f"{_UNET}out.2.weight"][0],
         "down_block_types": [_block("Down", attention) for attention in attends],
         "up_block_types": [_block("Up", attention) for attention in reversed(attends)],

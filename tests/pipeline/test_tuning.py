@@ -57,7 +57,7 @@ def test_blocks_that_are_traced_give_the_same_features(plain: dict[str, np.ndarr
 
 
 COMPILE_ARGUMENTS = {"model", "fullgraph", "dynamic", "backend", "mode", "options", "disable"}
-"""The arguments of `torch.compile` in torch 2.6.0, the oldest version that pyproject.toml admits."""
+"""Arguments of `torch.compile` in torch 2.6.0, the oldest version that pyproject.toml admits."""
 
 
 @torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
