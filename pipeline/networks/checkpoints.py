@@ -60,21 +60,25 @@ def sd_folder(source: str, revision: str | None) -> Path:
         raise BackboneError(
             f"{source}: no such folder; give a local diffusers folder or a hub id (owner/name)"
         )
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
         return hub_folder(source, revision)
-    except LocalEntryNotFoundError:
-        why = "it is not in the local hub cache and the hub cannot be reached"
-    except HfHubHTTPError as error:
-        why = f"the hub refused it ({one_line(error)})"
     except Exception as error:
         # The hub client and what it is built on raise many kinds; none is a fault of ours.
-        why = f"the download failed ({one_line(error)})"
-    raise BackboneError(
-        f"{source}: {why}; download it elsewhere and set backbone.sd.source to the folder, "
-        "or try --set backbone.weights=random"
-    )
+        raise BackboneError(
+            f"{source}: {hub_reason(error)}; download it elsewhere and set backbone.sd.source to "
+            "the folder, or try --set backbone.weights=random"
+        ) from None
+
+
+def hub_reason(error: Exception) -> str:
+    """Why something of the hub could not be had, in a line; the hub client's own texts are long."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if isinstance(error, LocalEntryNotFoundError):
+        return "it is not in the local hub cache and the hub cannot be reached"
+    if isinstance(error, HfHubHTTPError):
+        return f"the hub refused it ({one_line(error)})"
+    return f"the download failed ({one_line(error)})"
 
 
 def hub_folder(source: str, revision: str | None, local_files_only: bool = False) -> Path:

@@ -13,7 +13,7 @@ from huggingface_hub import hf_hub_download
 
 from configs import preset_names, preset_text
 from pipeline.networks.architecture import check_numbers
-from pipeline.networks.checkpoints import BackboneError, one_line, read_json
+from pipeline.networks.checkpoints import BackboneError, hub_reason, read_json
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
 """How open_clip spells a model that is a hub repository or a folder like one."""
@@ -57,15 +57,17 @@ def read_architecture(name: str, download: bool = True) -> ClipArchitecture:
 
 def _hub_config(name: str, download: bool) -> Path:
     """The configuration of a model on the hub, in the hub's cache. Raises BackboneError."""
+    elsewhere = f"download the repository elsewhere and set backbone.clip.model to {FOLDER}PATH"
     repository = name.removeprefix(HUB)
     try:
         return Path(hf_hub_download(repository, _CONFIG, local_files_only=not download))
     except Exception as error:
         # The hub client raises many kinds; all mean that the configuration is not here.
-        raise BackboneError(
-            f"{name}: its {_CONFIG} cannot be fetched ({one_line(error)}); download the "
-            f"repository elsewhere and set backbone.clip.model to {FOLDER}FOLDER"
-        ) from None
+        if not download:
+            raise BackboneError(
+                f"{name} is not on this machine; reach the hub once, or {elsewhere}"
+            ) from None
+        raise BackboneError(f"{name}: {hub_reason(error)}; {elsewhere}") from None
 
 
 def _read_model_config(path: Path, name: str) -> ClipArchitecture:

@@ -20,6 +20,7 @@ from pipeline.networks.checkpoints import (
     BackboneError,
     check_safetensors_file,
     conversion_command,
+    hub_reason,
     one_line,
     read_json,
 )
@@ -279,9 +280,7 @@ def _find_weights(config: TimmConfig, architecture: _Architecture) -> Path:
         return Path(hf_hub_download(repository, file, revision=revision or None))
     except Exception as error:
         # The hub client raises many kinds; all mean that the weights are not here.
-        raise BackboneError(
-            f"{architecture.name}: weights cannot be downloaded ({one_line(error)}); {advice}"
-        ) from None
+        raise BackboneError(f"{architecture.name}: {hub_reason(error)}; {advice}") from None
 
 
 def _read_weights(path: Path, blank: Any) -> dict[str, Tensor]:
