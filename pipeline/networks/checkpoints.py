@@ -152,25 +152,25 @@ def check_safetensors(folder: Path, stem: str) -> str | None:
     if weights is None:
         raise BackboneError(_why_no_weights(folder, stem))
     whole = weights.single.is_file()
-    for path in [weights.single] if whole else _indexed_files(folder, weights.index):
+    for path in [weights.single] if whole else _indexed_files(folder, weights.shard_index):
         check_safetensors_file(path)
     return weights.variant
 
 
-class Weights(NamedTuple):
+class WeightFiles(NamedTuple):
     """Safetensors files of a component: one single file, or the index of several."""
 
     variant: str | None
     single: Path
-    index: Path
+    shard_index: Path
 
 
-def find_weights(folder: Path, stem: str) -> Weights | None:
+def find_weights(folder: Path, stem: str) -> WeightFiles | None:
     """The preferred variant of the weights in a folder, None if it has no safetensors files."""
     for variant in VARIANTS:
         single, index = (folder / name for name in _weight_names(stem, variant))
         if single.is_file() or index.is_file():
-            return Weights(variant, single, index)
+            return WeightFiles(variant, single, index)
     return None
 
 

@@ -123,6 +123,16 @@ def read_text_encoder(path: Path) -> tuple[Any, Tensor, dict[str, Any]]:
     the vocabulary, and padding, which is the end token in Stable Diffusion 1 and 0 in 2.
     Raises BackboneError.
     """
+    try:
+        return _build_text_encoder(path)
+    except BackboneError:
+        raise
+    except Exception as error:
+        # torch and transformers raise many kinds; all mean that this is another text encoder.
+        raise BackboneError(f"{path}: {NOT_SD} ({one_line(error)}); {USE_FOLDER}") from None
+
+
+def _build_text_encoder(path: Path) -> tuple[Any, Tensor, dict[str, Any]]:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     shapes = _shapes(path)
@@ -137,7 +147,7 @@ def read_text_encoder(path: Path) -> tuple[Any, Tensor, dict[str, Any]]:
     config = {
         "hidden_act": activation,
         "hidden_size": width,
-        "intermediate_size": len(state.get("encoder.layers.0.mlp.fc1.weight", [0])),
+        "intermediate_size": len(state["encoder.layers.0.mlp.fc1.weight"]),
         "max_position_embeddings": length,
         "num_attention_heads": max(1, width // _HEAD_WIDTH),
         "num_hidden_layers": _count(state, r"encoder\.layers\.(\d+)\."),
@@ -146,16 +156,12 @@ def read_text_encoder(path: Path) -> tuple[Any, Tensor, dict[str, Any]]:
     check_numbers(config, str(path))
     tokens = torch.full((1, length), padding)
     tokens[0, :2] = torch.tensor([vocabulary - 2, vocabulary - 1])
-    try:
-        with torch.random.fork_rng(devices=[]):
-            encoder = CLIPTextModel(CLIPTextConfig(**config)).eval()
-        # Older files hold this buffer, which follows from the length.
-        state.pop("embeddings.position_ids", None)
-        # transformers 4 keeps the model one level deeper.
-        getattr(encoder, "text_model", encoder).load_state_dict(state)
-    except Exception as error:
-        # torch and transformers raise many kinds; all mean that this is another text encoder.
-        raise BackboneError(f"{path}: {NOT_SD} ({one_line(error)}); {USE_FOLDER}") from None
+    with torch.random.fork_rng(devices=[]):
+        encoder = CLIPTextModel(CLIPTextConfig(**config)).eval()
+    # Older files hold this buffer, which follows from the length.
+    state.pop("embeddings.position_ids", None)
+    # transformers 4 keeps the model one level deeper.
+    getattr(encoder, "text_model", encoder).load_state_dict(state)
     return encoder.requires_grad_(False), tokens, config
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from configs import BackboneConfig, ClipConfig, SDConfig, TimmConfig
+from configs import BackboneConfig, ClipConfig, SDConfig, TimmConfig, load_config
 from pipeline.networks import clip_config, local_weights
 from pipeline.networks.checkpoints import BackboneError, check_safetensors
 from pipeline.networks.clip import load_clip
@@ -146,8 +146,7 @@ def test_weights_that_are_not_a_precision_are_not_guessed(folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("variant", ["", ".fp16"])
-@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize(("variant", "shards"), [("", 1), (".fp16", 2)])
 def test_pickles_are_refused_with_the_command_that_converts_them(
     whole: Path, folder: Path, variant: str, shards: int
 ) -> None:
@@ -261,11 +260,21 @@ def world(tmp_path: Path) -> Path:
     ],
 )
 def test_what_is_not_here_is_one_line_without_a_hub(world: Path, change: str, says: str) -> None:
-    assert says in complaint("precompute", world, *sets(change))
+    config = load_config(str(world), [change]).backbone
+    with pytest.raises(BackboneError) as caught:
+        if config.sd is None or config.clip is None:
+            load_vision(config)
+        elif "clip" in change:
+            load_clip(config.clip, 64)
+        else:
+            load_stable_diffusion(config.sd)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_doctor_says_so_too(world: Path) -> None:
-    result = run("doctor", world, *sets("backbone.clip.model=hf-hub:ORG/NAME"))
+def test_the_commands_say_so_too(world: Path) -> None:
+    change = sets("backbone.clip.model=hf-hub:ORG/NAME")
+    assert "hf-hub:ORG/NAME: it is not in the" in complaint("precompute", world, *change)
+    result = run("doctor", world, *change)
     assert result.exit_code != 0 and "Traceback" not in result.output
     assert "hf-hub:ORG/NAME is not on this machine" in result.output
 

@@ -320,6 +320,7 @@ def test_the_published_architectures_are_recognised(name: str, text: str) -> Non
     assert found["prompt_tokens"] == known["prompt_tokens"]
 
 
+TEXT_BLOCK = "cond_stage_model.model.transformer.resblocks"
 UNET_BLOCK = "model.diffusion_model.input_blocks.1.1.transformer_blocks"
 
 
@@ -334,6 +335,9 @@ UNET_BLOCK = "model.diffusion_model.input_blocks.1.1.transformer_blocks"
         ("model.diffusion_model.out.0", {}, "conv_norm_out"),
         ("model.diffusion_model.output_blocks.2.0", {}, "up_blocks"),
         ("first_stage_model.encoder.mid", {}, "mid_block"),
+        ("cond_stage_model.model.transformer", {}, "fc1"),
+        ("cond_stage_model.model.ln_final", {}, "final_layer_norm"),
+        ("-", {f"{TEXT_BLOCK}.0.attn.in_proj_bias": torch.zeros(4)}, "shorter"),
         ("model.diffusion_model.input_blocks.3.0", {}, "it has no model.diffusion_model.input_blo"),
     ],
 )
