@@ -23,7 +23,8 @@ class SDConfig(Section):
     """Where Stable Diffusion comes from."""
 
     source: str
-    """A local diffusers folder, a hub id, or the name of a built-in architecture."""
+    """A local diffusers folder or single-file checkpoint (safetensors), a hub id, or the name of a
+    built-in architecture."""
     revision: str | None = None
     """Branch, tag or commit on the hub; null takes the default branch."""
 
@@ -32,9 +33,11 @@ class ClipConfig(Section):
     """Where CLIP's visual tower comes from."""
 
     model: str
-    """An open_clip model name, or the path of an open_clip JSON model configuration."""
+    """An open_clip model name (`hf-hub:OWNER/NAME` and `local-dir:FOLDER` too), or the path of an
+    open_clip JSON model configuration."""
     pretrained: str | None = None
-    """An open_clip tag, or the path of a local weights file; unused with `weights: random`."""
+    """An open_clip tag, or the path of a local weights file; null takes the weights of an `hf-hub:`
+    or `local-dir:` model. Unused with `weights: random`."""
 
 
 class TimmConfig(Section):

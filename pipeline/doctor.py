@@ -407,7 +407,8 @@ def _activation(name: str, config: ClipConfig) -> Finding:
         known_weights(config)
     except BackboneError as error:
         return Finding.of_error("activation", error)
-    both = f"{config.model} has the activation that {config.pretrained} was trained with"
+    weights = config.pretrained or "its own weights"
+    both = f"{config.model} has the activation that {weights} was trained with"
     return Finding("activation", "ok", f"{name}: {both}")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -16,22 +18,22 @@ class BackboneError(ValueError):
     """A backbone that cannot be loaded; the message says which file and what to do."""
 
 
-SD_FILES = [
+SD_COMPONENTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+"""Stem of the weights' file names in each folder of a diffusers checkpoint."""
+
+_SD_CONFIGS = [
     "*/config.json",
     "scheduler/scheduler_config.json",
     "tokenizer/*",
     "null_prompt.safetensors",
-    *(
-        f"{folder}/{stem}{ending}"
-        for folder, stem in (
-            ("unet", "diffusion_pytorch_model"),
-            ("vae", "diffusion_pytorch_model"),
-            ("text_encoder", "model"),
-        )
-        for ending in (".safetensors", ".safetensors.index.json", "-*-of-*.safetensors")
-    ),
 ]
-"""What is taken from a hub repository: configurations and full-precision safetensors."""
+
+VARIANTS = (None, "fp32", "fp16", "bf16")
+"""Spellings of a file name by precision (`model.fp16.safetensors`), in order of preference."""
 
 
 MAX_JSON_BYTES = 16 * 2**20
@@ -54,27 +56,71 @@ def sd_folder(source: str, revision: str | None) -> Path:
     path = packaged_weights(source, "sd") or Path(source).expanduser()
     if path.is_dir():
         return path
-    if path.exists():
-        raise BackboneError(f"{source}: is a file; give the diffusers folder it belongs to")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
         raise BackboneError(
             f"{source}: no such folder; give a local diffusers folder or a hub id (owner/name)"
         )
-    from huggingface_hub import snapshot_download
+    try:
+        return hub_folder(source, revision)
+    except Exception as error:
+        # The hub client and what it is built on raise many kinds; none is a fault of ours.
+        raise BackboneError(
+            f"{source}: {hub_reason(error)}; download it elsewhere and set backbone.sd.source to "
+            "the folder, or try --set backbone.weights=random"
+        ) from None
+
+
+def hub_reason(error: Exception) -> str:
+    """Why something of the hub could not be had, in a line; the hub client's own texts are long."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=SD_FILES))
-    except LocalEntryNotFoundError:
-        why = "it is not in the local hub cache and the hub cannot be reached"
-    except HfHubHTTPError as error:
-        why = f"the hub refused it ({one_line(error)})"
-    except OSError as error:
-        why = f"the download failed ({one_line(error)})"
-    raise BackboneError(
-        f"{source}: {why}; download it elsewhere and set backbone.sd.source to the folder, "
-        "or try --set backbone.weights=random"
-    )
+    if isinstance(error, LocalEntryNotFoundError):
+        return "it is not in the local hub cache and the hub cannot be reached"
+    if isinstance(error, HfHubHTTPError):
+        return f"the hub refused it ({one_line(error)})"
+    return f"the download failed ({one_line(error)})"
+
+
+def hub_folder(source: str, revision: str | None, local_files_only: bool = False) -> Path:
+    """A hub repository's diffusers folder in the hub's cache, downloaded if it is not there.
+
+    Of each component's weights the first variant that the repository has, and no pickles. Raises
+    what the hub client raises.
+    """
+    from huggingface_hub import snapshot_download
+
+    def download(patterns: list[str]) -> Path:
+        return Path(
+            snapshot_download(
+                source,
+                revision=revision,
+                allow_patterns=patterns,
+                local_files_only=local_files_only,
+            )
+        )
+
+    folder = download([*_SD_CONFIGS, *_weight_patterns(SD_COMPONENTS, None)])
+    for variant in VARIANTS[1:]:
+        missing = [
+            part
+            for part, stem in SD_COMPONENTS.items()
+            if (folder / part).is_dir() and find_weights(folder / part, stem) is None
+        ]
+        if missing:
+            download(_weight_patterns(missing, variant))
+    return folder
+
+
+def _weight_patterns(parts: Iterable[str], variant: str | None) -> list[str]:
+    """Patterns of the safetensors files of components, in one variant."""
+    patterns = []
+    for part in parts:
+        single, index = _weight_names(SD_COMPONENTS[part], variant)
+        stem = single.removesuffix(".safetensors")
+        patterns += [f"{part}/{single}", f"{part}/{index}", f"{part}/{stem}-*-of-*.safetensors"]
+        if variant is not None:  # as diffusers named them before 0.31
+            patterns.append(f"{part}/{SD_COMPONENTS[part]}-*-of-*.{variant}.safetensors")
+    return patterns
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -96,31 +142,83 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def check_safetensors(folder: Path, stem: str) -> None:
+def check_safetensors(folder: Path, stem: str) -> str | None:
     """Raise BackboneError unless a component's safetensors files are all there and whole.
 
     Every header is read, which finds missing and truncated files without loading a tensor.
+    Returns the variant to load: None for the files without one, which are preferred, or "fp16".
     """
-    index = folder / f"{stem}.safetensors.index.json"
-    single = folder / f"{stem}.safetensors"
-    if single.is_file():
-        files = [single]
-    elif index.is_file():
-        files = _indexed_files(folder, index)
-    elif any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-        raise BackboneError(
-            f"{folder}: holds only pickled weights, which can run code when opened; "
-            "convert them to safetensors"
-        )
-    elif any(folder.glob("*.safetensors")):
-        found = ", ".join(sorted(p.name for p in folder.glob("*.safetensors")))
-        raise BackboneError(
-            f"{folder}: has no {single.name} (found {found}); rename or re-download"
-        )
-    else:
-        raise BackboneError(f"{single}: missing; the download is incomplete, fetch it again")
-    for path in files:
+    weights = find_weights(folder, stem)
+    if weights is None:
+        raise BackboneError(_why_no_weights(folder, stem))
+    whole = weights.single.is_file()
+    for path in [weights.single] if whole else _indexed_files(folder, weights.shard_index):
         check_safetensors_file(path)
+    return weights.variant
+
+
+class WeightFiles(NamedTuple):
+    """Safetensors files of a component: one single file, or the index of several."""
+
+    variant: str | None
+    single: Path
+    shard_index: Path
+
+
+def find_weights(folder: Path, stem: str) -> WeightFiles | None:
+    """The preferred variant of the weights in a folder, None if it has no safetensors files."""
+    for variant in VARIANTS:
+        single, index = (folder / name for name in _weight_names(stem, variant))
+        if single.is_file() or index.is_file():
+            return WeightFiles(variant, single, index)
+    return None
+
+
+def _weight_names(stem: str, variant: str | None) -> tuple[str, str]:
+    """Names of the single safetensors file and of the index of several, as diffusers has them."""
+    if variant is None:
+        return f"{stem}.safetensors", f"{stem}.safetensors.index.json"
+    return f"{stem}.{variant}.safetensors", f"{stem}.safetensors.index.{variant}.json"
+
+
+def _why_no_weights(folder: Path, stem: str) -> str:
+    """What a folder without usable safetensors files holds instead, and what to do."""
+    target = folder / f"{stem}.safetensors"
+    for variant in VARIANTS:
+        dotted = f".{variant}" if variant else ""
+        pickles = [folder / f"{stem}{dotted}.bin"]
+        if not pickles[0].is_file():
+            pickles = sorted(folder.glob(f"{stem}{dotted}-*-of-*.bin"))
+        if pickles:
+            return (
+                f"{folder}: holds only pickled weights, which can run code when opened; convert "
+                f"them to safetensors: {conversion_command(pickles, target)}"
+            )
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        return (
+            f"{folder}: holds only pickled weights, which can run code when opened, and none "
+            f"named {stem}.bin; convert them to {target.name}"
+        )
+    found = ", ".join(sorted(p.name for p in folder.glob("*.safetensors")))
+    if found:
+        return f"{folder}: has no {target.name} (found {found}); rename or re-download"
+    return f"{target}: missing; the download is incomplete, fetch it again"
+
+
+def conversion_command(pickles: Sequence[Path], target: Path, trusted: bool = False) -> str:
+    """A shell command that makes one safetensors file of pickled tensors.
+
+    It refuses pickles that hold anything else, unless they are `trusted`: those may run code.
+    """
+    files = json.dumps([str(path) for path in pickles], ensure_ascii=False)
+    code = (
+        "import torch; from safetensors.torch import save_file; "
+        f'parts = [torch.load(f, "cpu", weights_only={not trusted}) for f in {files}]; '
+        "save_file({k: v.clone(memory_format=torch.contiguous_format) for p in parts "
+        'for k, v in p.get("state_dict", p).items() if torch.is_tensor(v)}, '
+        f'{json.dumps(str(target), ensure_ascii=False)}, {{"format": "pt"}})'
+    )
+    return f"python -c {shlex.quote(code)}"
 
 
 def _indexed_files(folder: Path, index: Path) -> list[Path]:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import timm
 import torch
-import yaml
 from open_clip import CLIP, CustomTextCLIP
+from open_clip.constants import HF_WEIGHTS_NAME
 from open_clip.convert import convert_state_dict
 from open_clip.factory import load_state_dict
 from open_clip.model import (
@@ -24,20 +23,26 @@ from open_clip.model import (
 )
 from torch import Tensor, nn
 
-from configs import ClipConfig, preset_names, preset_text
-from pipeline.networks.architecture import check_fits, check_numbers
+from configs import ClipConfig
+from pipeline.networks.architecture import check_fits
 from pipeline.networks.checkpoints import (
     CLIP_WEIGHTS,
     BackboneError,
     check_safetensors_file,
+    conversion_command,
     one_line,
     packaged_weights,
     read_json,
 )
+from pipeline.networks.clip_config import FOLDER, HUB, ClipArchitecture, read_architecture
 from pipeline.networks.digest import digest_tensors
 from pipeline.networks.stable_diffusion import RANDOM_SEED
+from pipeline.networks.torchscript import is_torchscript, read_torchscript, torchscript_names
 
 QUICK_GELU_HINT = "OpenAI's weights need QuickGELU: use the model name that ends in -quickgelu"
+
+_OPENAI_SIZES = {"input_resolution", "context_length", "vocab_size"}
+"""Sizes that OpenAI's TorchScript archives hold as tensors among the weights."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,6 @@ class ClipVision:
         return self.tokens[0]
 
 
-@dataclass(frozen=True)
-class _Architecture:
-    name: str
-    model: dict[str, Any]
-    preprocess: dict[str, Any]
-
-
 def load_clip(config: ClipConfig, resolution: int, random_weights: bool = False) -> ClipVision:
     """Build the tower for square images of `resolution` pixels and load its weights.
 
@@ -75,7 +73,7 @@ def load_clip(config: ClipConfig, resolution: int, random_weights: bool = False)
     open_clip does. Raises BackboneError for unknown names, missing or damaged files, weights
     that do not fit the model, and an activation that does not match the weights.
     """
-    architecture = _read_architecture(config.model)
+    architecture = read_architecture(config.model)
     preprocess = dict(architecture.preprocess)
     weights: Path | None = None
     if not random_weights:
@@ -104,7 +102,7 @@ def load_clip(config: ClipConfig, resolution: int, random_weights: bool = False)
 
 def build_clip(config: ClipConfig, resolution: int) -> CLIP | CustomTextCLIP:
     """The open_clip model with whatever weights it initialises to."""
-    model = copy.deepcopy(_read_architecture(config.model).model)
+    model = copy.deepcopy(read_architecture(config.model).model)
     patch = model["vision_cfg"].get("patch_size")
     if isinstance(patch, int) and patch < 1:
         raise BackboneError(f"{config.model}: patch_size is {patch}; it must be 1 or more")
@@ -161,46 +159,6 @@ def clip_shapes(visual: Any, resolution: int) -> tuple[tuple[int, int, int], int
     return (width, height, breadth), embedding.shape[1]
 
 
-def _read_architecture(name: str) -> _Architecture:
-    """A built-in name, an open_clip name, or the path of a JSON model configuration."""
-    if name in preset_names("architecture"):
-        model = yaml.safe_load(preset_text(f"architectures/{name}.yaml")).get("clip")
-        if model:
-            return _Architecture(name, model, {})
-    if name.endswith(".json"):
-        document = read_json(Path(name).expanduser())
-        model = document.get("model_cfg", document)
-        if not isinstance(model, dict) or not all(
-            isinstance(model.get(key), dict) for key in ("vision_cfg", "text_cfg")
-        ):
-            raise BackboneError(f"{name}: not an open_clip configuration (vision_cfg and text_cfg)")
-        check_numbers(document, name)
-        _check_towers(model, name)
-        preprocess = document.get("preprocess_cfg", {})
-        if not isinstance(preprocess, dict):
-            raise BackboneError(f"{name}: preprocess_cfg must be a mapping, of mean and std")
-        return _Architecture(name, model, preprocess)
-    model = open_clip.get_model_config(name)
-    if model is None:
-        raise BackboneError(
-            f"{name}: open_clip has no model of that name (`open_clip.list_models()` lists them); "
-            "or give the path of a .json model configuration"
-        )
-    return _Architecture(name, model, {})
-
-
-def _check_towers(model: dict[str, Any], where: str) -> None:
-    """Refuse a file that names towers elsewhere: building it would fetch what a stranger chose."""
-    if "hf_model_name" in model["text_cfg"]:
-        raise BackboneError(
-            f"{where}: its text tower is a hub model, which is not fetched for a file; "
-            "use the open_clip name of the model"
-        )
-    trunk = model["vision_cfg"].get("timm_model_name")
-    if trunk and not (isinstance(trunk, str) and timm.is_model(trunk)):
-        raise BackboneError(f"{where}: timm has no model {str(trunk)[:60]!r}; use one of its names")
-
-
 def _rgb(values: Any, key: str, where: str) -> tuple[float, float, float]:
     """Three finite numbers. Raises BackboneError."""
     try:
@@ -218,12 +176,9 @@ def known_weights(config: ClipConfig) -> tuple[Path | None, dict[str, Any]]:
     Nothing is downloaded. Raises BackboneError where there is neither, and where the model's
     activation is not the one the weights were trained with.
     """
-    architecture = _read_architecture(config.model)
+    architecture = read_architecture(config.model, download=False)
     if not config.pretrained:
-        raise BackboneError(
-            "backbone.clip.pretrained is not set: give an open_clip tag or a local weights file, "
-            "or set backbone.weights=random"
-        )
+        return _weights_of_model(config.model)
     packaged = packaged_weights(config.pretrained, "clip")
     path = packaged / CLIP_WEIGHTS if packaged else Path(config.pretrained).expanduser()
     if path.is_file():
@@ -241,6 +196,22 @@ def known_weights(config: ClipConfig) -> tuple[Path | None, dict[str, Any]]:
     return None, tag
 
 
+def _weights_of_model(name: str) -> tuple[Path | None, dict[str, Any]]:
+    """The weights beside the configuration of a hub repository or a folder, as `known_weights`."""
+    if name.startswith(HUB):
+        return None, {"hf_hub": f"{name.removeprefix(HUB)}/"}
+    if name.startswith(FOLDER):
+        folder = Path(name.removeprefix(FOLDER)).expanduser()
+        for file in (CLIP_WEIGHTS, HF_WEIGHTS_NAME):
+            if (folder / file).is_file():
+                return folder / file, {}
+        raise BackboneError(f"{name}: holds neither {CLIP_WEIGHTS} nor {HF_WEIGHTS_NAME}")
+    raise BackboneError(
+        "backbone.clip.pretrained is not set: give an open_clip tag or a local weights file, "
+        "or set backbone.weights=random"
+    )
+
+
 def _find_weights(config: ClipConfig) -> tuple[Path, dict[str, Any]]:
     """The weights file, and what open_clip knows about its tag (empty for a local file)."""
     path, tag = known_weights(config)
@@ -251,24 +222,33 @@ def _find_weights(config: ClipConfig) -> tuple[Path, dict[str, Any]]:
     except Exception as error:
         # The hub client and urllib raise many kinds; all mean that the weights are not here.
         raise BackboneError(
-            f"{config.model}/{config.pretrained}: weights cannot be downloaded "
-            f"({one_line(error)}); set backbone.clip.pretrained to a local file, "
-            "or backbone.weights=random"
+            f"{weights_label(config)}: weights cannot be downloaded ({one_line(error)}); "
+            "set backbone.clip.pretrained to a local file, or backbone.weights=random"
         ) from None
 
 
-def _check_quick_gelu_of_file(path: Path, architecture: _Architecture) -> None:
-    """A local file says which activation it needs by its own configuration, or by its name."""
+def weights_label(config: ClipConfig) -> str:
+    """What to call a model and its weights where people read."""
+    return f"{config.model}/{config.pretrained}" if config.pretrained else config.model
+
+
+def _check_quick_gelu_of_file(path: Path, architecture: ClipArchitecture) -> None:
+    """A local file says which activation it needs by its configuration, its name or its format."""
     beside = path.parent / "open_clip_config.json"
     if beside.is_file():
         model = read_json(beside).get("model_cfg", {})
         trained = isinstance(model, dict) and bool(model.get("quick_gelu", False))
         _check_quick_gelu(architecture, trained, str(path))
-    elif "openai" in path.stem.lower():
+    elif "openai" in path.stem.lower() or _is_openai_archive(path):
         _check_quick_gelu(architecture, True, str(path))
 
 
-def _check_quick_gelu(architecture: _Architecture, weights_need: bool, weights: str) -> None:
+def _is_openai_archive(path: Path) -> bool:
+    """Whether a file is TorchScript as OpenAI published it, which no other CLIP is."""
+    return is_torchscript(path) and torchscript_names(path) >= _OPENAI_SIZES
+
+
+def _check_quick_gelu(architecture: ClipArchitecture, weights_need: bool, weights: str) -> None:
     model_has = bool(architecture.model.get("quick_gelu", False))
     if model_has != weights_need:
         words = {True: "QuickGELU", False: "GELU"}
@@ -278,17 +258,16 @@ def _check_quick_gelu(architecture: _Architecture, weights_need: bool, weights: 
         )
 
 
-def _load_weights(model: CLIP | CustomTextCLIP, path: Path, architecture: _Architecture) -> None:
-    if path.suffix == ".safetensors":
-        check_safetensors_file(path)
-    else:
-        _check_archive(path)
+def _load_weights(model: CLIP | CustomTextCLIP, path: Path, architecture: ClipArchitecture) -> None:
     try:
-        _fill(model, load_state_dict(str(path), weights_only=True))
+        _fill(model, _read_state(path))
+    except BackboneError:
+        raise
     except pickle.UnpicklingError:
+        command = conversion_command([path], path.with_suffix(".safetensors"), trusted=True)
         raise BackboneError(
-            f"{path}: holds pickled objects, which can run code when opened; "
-            "convert it to safetensors"
+            f"{path}: holds pickled objects, which can run code when opened; if you trust its "
+            f"publisher, convert it to safetensors: {command}"
         ) from None
     except Exception as error:
         # torch and open_clip raise KeyError, RuntimeError and others here.
@@ -297,12 +276,26 @@ def _load_weights(model: CLIP | CustomTextCLIP, path: Path, architecture: _Archi
         ) from None
 
 
+def _read_state(path: Path) -> dict[str, Any]:
+    """The tensors of a weights file by name. Raises BackboneError, and what torch raises."""
+    if path.suffix == ".safetensors":
+        check_safetensors_file(path)
+    elif is_torchscript(path):
+        return read_torchscript(path)
+    else:
+        _check_archive(path)
+    return load_state_dict(str(path), weights_only=True)
+
+
 def _fill(model: CLIP | CustomTextCLIP, state: dict[str, Any]) -> None:
     """What `open_clip.load_checkpoint` does with a file's tensors, but in float32: position
     embeddings in float16 it cannot resize. Raises whatever torch and open_clip raise."""
+    own = model.state_dict().keys()
     state = {
         name: t.float() if torch.is_tensor(t) and t.is_floating_point() else t
         for name, t in state.items()
+        # A TorchScript archive has these beside the weights.
+        if name in own or not (name in _OPENAI_SIZES or name.endswith("attn_mask"))
     }
     state = convert_state_dict(model, state)
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
@@ -317,7 +310,7 @@ def _fill(model: CLIP | CustomTextCLIP, state: dict[str, Any]) -> None:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse what is no PyTorch file, and one that unpacks to more than its own size."""
+    """Refuse what `torch.save` did not write, and what unpacks to more than its own size."""
     if path.suffix in (".npz", ".npy"):
         raise BackboneError(f"{path}: NumPy files are not read; convert them to safetensors")
     if not zipfile.is_zipfile(path):
@@ -329,5 +322,5 @@ def _check_archive(path: Path) -> None:
         raise BackboneError(f"{path}: damaged archive ({one_line(error)})") from None
     if unpacked > path.stat().st_size:
         raise BackboneError(
-            f"{path}: is compressed, which PyTorch never does; convert it to safetensors"
+            f"{path}: is compressed, which torch.save never does; convert it to safetensors"
         )

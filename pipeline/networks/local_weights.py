@@ -6,21 +6,22 @@ import os
 from pathlib import Path
 
 import timm
-from huggingface_hub import snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import try_to_load_from_cache
 from open_clip.constants import HF_WEIGHTS_NAME
 
 from configs import ClipConfig, SDConfig, TimmConfig
 from pipeline.networks.checkpoints import (
     CLIP_WEIGHTS,
-    SD_FILES,
+    SD_COMPONENTS,
     BackboneError,
     check_safetensors,
     check_safetensors_file,
+    hub_folder,
     packaged_weights,
     sd_folder,
 )
-from pipeline.networks.clip import known_weights
+from pipeline.networks.clip import known_weights, weights_label
+from pipeline.networks.single_file import single_file, single_file_architecture
 from pipeline.networks.stable_diffusion import sd_architecture
 
 _CLIP_DOWNLOADS = Path("~/.cache/clip")
@@ -28,29 +29,26 @@ _CLIP_DOWNLOADS = Path("~/.cache/clip")
 
 
 def sd_folder_here(config: SDConfig) -> Path:
-    """The diffusers folder: built in, local, or in the hub's cache.
+    """The diffusers folder (built in, local, or in the hub's cache) or the single file.
 
     Every file that stage 1 reads is there and whole. Raises BackboneError.
     """
+    if (file := single_file(config.source)) is not None:
+        single_file_architecture(file)
+        return file
     if packaged_weights(config.source, "sd") or Path(config.source).expanduser().exists():
         folder = sd_folder(config.source, config.revision)
     else:
         try:
-            folder = Path(
-                snapshot_download(
-                    config.source,
-                    revision=config.revision,
-                    allow_patterns=SD_FILES,
-                    local_files_only=True,
-                )
-            )
-        except (LocalEntryNotFoundError, HFValidationError):
+            folder = hub_folder(config.source, config.revision, local_files_only=True)
+        except Exception:
+            # The hub client raises many kinds; all mean that the checkpoint is not here.
             raise _not_here(config.source, "backbone.sd.source") from None
     sd_architecture(SDConfig(source=str(folder)))  # reads its configuration files
     for name in ("unet", "vae"):
-        check_safetensors(folder / name, "diffusion_pytorch_model")
+        check_safetensors(folder / name, SD_COMPONENTS[name])
     if (folder / "text_encoder").is_dir():
-        check_safetensors(folder / "text_encoder", "model")
+        check_safetensors(folder / "text_encoder", SD_COMPONENTS["text_encoder"])
         if not (folder / "tokenizer").is_dir():
             raise BackboneError(f"{folder / 'tokenizer'}: missing; download the whole checkpoint")
     elif not (folder / "null_prompt.safetensors").is_file():
@@ -78,7 +76,7 @@ def clip_weights(config: ClipConfig) -> Path:
         kept = _CLIP_DOWNLOADS.expanduser() / Path(tag["url"]).name
         path = kept if kept.is_file() else None
     if path is None:
-        raise _not_here(f"{config.model}/{config.pretrained}", "backbone.clip.pretrained")
+        raise _not_here(weights_label(config), "backbone.clip.pretrained")
     if path.suffix == ".safetensors":
         check_safetensors_file(path)
     return path

@@ -19,6 +19,7 @@ from torch import Tensor
 from configs import SDConfig, preset_names, preset_text
 from pipeline.networks.architecture import check_fits, check_numbers
 from pipeline.networks.checkpoints import (
+    SD_COMPONENTS,
     BackboneError,
     check_safetensors,
     check_safetensors_file,
@@ -27,11 +28,20 @@ from pipeline.networks.checkpoints import (
     sd_folder,
 )
 from pipeline.networks.digest import digest_tensors
+from pipeline.networks.single_file import (
+    NOT_SD,
+    USE_FOLDER,
+    read_single_file,
+    read_text_encoder,
+    single_file,
+    single_file_architecture,
+)
 from pipeline.networks.unet import UnsupportedUNet, check_unet, extract
 
 RANDOM_SEED = 0
 """Seed of `weights: random`: the same random networks for everybody."""
 
+_NETWORKS = ("unet", "vae")
 
 _IDLE_KEYS = {"sample_size", "transformers_version", "torch_dtype", "dtype", "architectures"}
 """Configuration keys that say nothing about what a network computes."""
@@ -53,18 +63,37 @@ class StableDiffusion:
 
 
 def load_stable_diffusion(config: SDConfig) -> StableDiffusion:
-    """Load a checkpoint from a local diffusers folder or the hub; safetensors only.
+    """Load a checkpoint from a local diffusers folder or single file, or the hub; safetensors only.
 
     Raises BackboneError for anything missing, truncated, pickled or mismatched.
     """
+    if (file := single_file(config.source)) is not None:
+        return _load_single_file(file)
     folder = sd_folder(config.source, config.revision)
     architecture = _read_architecture(folder)
-    for name in ("unet", "vae"):
-        check_safetensors(folder / name, "diffusion_pytorch_model")
-    unet = _load_component(UNet2DConditionModel, folder / "unet")
-    vae = _load_component(AutoencoderKL, folder / "vae")
+    variants = {name: check_safetensors(folder / name, SD_COMPONENTS[name]) for name in _NETWORKS}
+    unet = _load_component(UNet2DConditionModel, folder / "unet", variants["unet"])
+    vae = _load_component(AutoencoderKL, folder / "vae", variants["vae"])
     prompt = _null_prompt(folder, unet.config.cross_attention_dim)
     return _assemble(unet, vae, architecture, prompt, str(folder))
+
+
+def _load_single_file(file: Path) -> StableDiffusion:
+    architecture = single_file_architecture(file)
+    _check_runs(json.dumps(architecture, sort_keys=True), file)
+    states = read_single_file(file, architecture)
+    with torch.device("meta"):
+        unet, vae = build_architecture(architecture)
+    try:
+        unet.load_state_dict(states["unet"], assign=True)
+        vae.load_state_dict(states["vae"], assign=True)
+    except Exception as error:
+        # diffusers' converters leave what they do not know, in whatever shape.
+        raise BackboneError(f"{file}: {NOT_SD} ({one_line(error)}); {USE_FOLDER}") from None
+    encoder, tokens, config = read_text_encoder(file)
+    embedding = encoder(tokens).last_hidden_state
+    digest = digest_tensors({**encoder.state_dict(), "token_ids": tokens}, _what_matters(config))
+    return _assemble(unet, vae, architecture, (embedding, digest), str(file))
 
 
 def random_stable_diffusion(config: SDConfig) -> StableDiffusion:
@@ -86,12 +115,14 @@ def sd_architecture(config: SDConfig) -> dict[str, Any]:
         architecture = yaml.safe_load(preset_text(f"architectures/{name}.yaml"))
         if config.source == name or config.source in architecture["hub_ids"]:
             return architecture
+    if (file := single_file(config.source)) is not None:
+        return single_file_architecture(file)
     folder = Path(config.source).expanduser()
     if folder.is_dir():
         return {**_read_architecture(folder), "prompt_tokens": 77}
     raise BackboneError(
         f"{config.source}: its architecture is not built in (known: {', '.join(names)}); "
-        "give a local folder with unet/config.json and vae/config.json"
+        "give a local folder with unet/config.json and vae/config.json, or a single-file checkpoint"
     )
 
 
@@ -225,10 +256,11 @@ def _assemble(
     return StableDiffusion(unet, vae, alphas, null_prompt.float(), digests)
 
 
-def _load_component(cls: type[ModelMixin], folder: Path) -> Any:
+def _load_component(cls: type[ModelMixin], folder: Path, variant: str | None) -> Any:
     try:
         model, info = cls.from_pretrained(
             folder,
+            variant=variant,
             use_safetensors=True,
             local_files_only=True,
             torch_dtype=torch.float32,
@@ -262,13 +294,14 @@ def _null_prompt(folder: Path, width: int) -> tuple[Tensor, str]:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     architecture = _read_config(folder / "text_encoder" / "config.json")
-    check_safetensors(folder / "text_encoder", "model")
+    variant = check_safetensors(folder / "text_encoder", SD_COMPONENTS["text_encoder"])
     if not (folder / "tokenizer").is_dir():
         raise BackboneError(f"{folder / 'tokenizer'}: missing; download the whole checkpoint")
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         encoder, info = CLIPTextModel.from_pretrained(
             folder / "text_encoder",
+            variant=variant,
             use_safetensors=True,
             local_files_only=True,
             # A configuration may name a kernel to be fetched and run instead.

@@ -6,10 +6,12 @@ tells.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import torch
+import torch._dynamo.config as dynamo_config
 from torch import nn
 
 from configs import ExtractionConfig
@@ -17,8 +19,8 @@ from pipeline.networks.backbone import Backbone
 from pipeline.networks.vision import VisionTower
 
 _MAX_VARIANTS = 64
-"""How often the code of one kind of block is compiled, for each width and size of a batch. Beyond
-torch's default of 8 it would run uncompiled, and nobody would know."""
+"""Compiled variants of one kind of block, for its widths and batch sizes. Torch's default is 8,
+beyond which it runs the block uncompiled after no more than a logged warning."""
 
 
 def tune(networks: Backbone | VisionTower, extraction: ExtractionConfig) -> None:
@@ -37,7 +39,29 @@ def compile_parts(networks: Backbone | VisionTower, backend: str = "inductor") -
     size are compiled once.
     """
     for part in _blocks(networks):
-        part.compile(backend=backend, recompile_limit=_MAX_VARIANTS)
+        compiled = torch.compile(part.forward, backend=backend)
+        part.forward = _with_variants(compiled)  # type: ignore[method-assign]
+
+
+def _with_variants(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a compiled function with room for `_MAX_VARIANTS` of its variants.
+
+    The limit is a global setting of torch, which newer versions keep per thread, so it is set for
+    each call. `torch.compile` takes it as an argument only in versions newer than those admitted.
+    """
+    limit = {variant_limit(dynamo_config): _MAX_VARIANTS}
+
+    @wraps(compiled)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with dynamo_config.patch(limit):  # type: ignore[attr-defined]
+            return compiled(*args, **kwargs)
+
+    return call
+
+
+def variant_limit(config: object) -> str:
+    """Name of dynamo's setting for the number of compiled variants; torch 2.6 has the older one."""
+    return "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
 
 
 def _blocks(networks: Backbone | VisionTower) -> Iterator[nn.Module]:

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from configs import BackboneConfig, TimmConfig
 from pipeline.networks.architecture import check_fits, check_numbers
 from pipeline.networks.backbone import compute_in
-from pipeline.networks.checkpoints import BackboneError, check_safetensors_file, one_line, read_json
+from pipeline.networks.checkpoints import (
+    BackboneError,
+    check_safetensors_file,
+    conversion_command,
+    hub_reason,
+    one_line,
+    read_json,
+)
 from pipeline.networks.digest import digest_tensors
 from pipeline.networks.stable_diffusion import RANDOM_SEED
 from pipeline.networks.transfer import to_device
@@ -273,16 +280,15 @@ def _find_weights(config: TimmConfig, architecture: _Architecture) -> Path:
         return Path(hf_hub_download(repository, file, revision=revision or None))
     except Exception as error:
         # The hub client raises many kinds; all mean that the weights are not here.
-        raise BackboneError(
-            f"{architecture.name}: weights cannot be downloaded ({one_line(error)}); {advice}"
-        ) from None
+        raise BackboneError(f"{architecture.name}: {hub_reason(error)}; {advice}") from None
 
 
 def _read_weights(path: Path, blank: Any) -> dict[str, Tensor]:
     """The tensors of a file, without a classifier, if they are for patches of this size."""
     if path.suffix in (".pt", ".pth", ".bin", ".pkl", ".tar"):
         raise BackboneError(
-            f"{path}: pickled weights can run code when opened; convert them to safetensors"
+            f"{path}: pickled weights can run code when opened; convert them to safetensors: "
+            f"{conversion_command([path], path.with_suffix('.safetensors'))}"
         )
     check_safetensors_file(path)
     heads = blank.pretrained_cfg.get("classifier") or ()

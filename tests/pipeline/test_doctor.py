@@ -283,7 +283,7 @@ def test_weights_in_the_hub_cache_are_found(
 
     sd = save_tiny_sd(tmp_path / "sd")
     _, weights = save_tiny_clip(tmp_path / "clip")
-    monkeypatch.setattr(local_weights, "snapshot_download", lambda *_, **__: str(sd))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(sd))
     monkeypatch.setattr(local_weights, "try_to_load_from_cache", lambda *_, **__: str(weights))
     for backbone in ("sd21-clip-l336", "dinov2"):
         found = list(doctor.check_weights(asked(f"backbone={backbone}")))
