@@ -90,13 +90,19 @@ class DatasetConfig(Section):
     """`shapes`: side of an image in pixels."""
     masks: FilePath | None = None
     """`sketchy`: a folder of foreground masks."""
+    rendering: tuple[str, ...] = ()
+    """`folder`, `sketchy`, `tuberlin`, `quickdraw`: names of folders or file types (`png`), to be
+    read where the same images lie in several; none takes the first by name."""
     also: tuple[DatasetConfig, ...] = ()
     """Further datasets, each a mapping like this one, read as if they were part of it."""
 
     def options(self) -> dict[str, Any]:
         """The keys that were given and that only some datasets understand."""
-        values = {key: getattr(self, key) for key in ("size", "seed", "pixels", "masks")}
-        return {key: value for key, value in values.items() if value is not None}
+        keys = ("size", "seed", "pixels", "masks", "rendering")
+        values = {key: getattr(self, key) for key in keys}
+        return {key: value for key, value in values.items() if value not in (None, ())}
+
+    _as_list = field_validator("rendering", mode="before")(one_is_a_list_of_one)
 
 
 class ExtractionConfig(Section):

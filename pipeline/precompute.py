@@ -21,7 +21,6 @@ from pipeline.datasets.base import Dataset
 from pipeline.inputs.collection import Collection, scan
 from pipeline.inputs.loader import auto_workers
 from pipeline.job import load_job
-from pipeline.pictures.images import ImageError
 from pipeline.workers.watch import WorkerShare, share_table
 
 if TYPE_CHECKING:
@@ -115,6 +114,8 @@ def precompute(
     log(f"hashing {len(job.dataset.ids):,} images")
     collection = scan(job.dataset)
     log(f"{len(collection.images):,} images, {len(collection.skipped):,} other files left out")
+    for note in job.dataset.notes:
+        log(printable(note))
 
     fingerprint = job.recipe.fingerprint
     out = out or default_store(config, fingerprint)
@@ -168,17 +169,9 @@ def _quarantined(store: FeatureStore, collection: Collection, dataset: Dataset) 
             continue
         if found[image.id] != image.sha256:
             reasons[image.id] += "; its file has changed since: a new store takes it"
-        elif _decodes(dataset, image.id):
+        elif dataset.picture(image.id) is not None:
             reasons[image.id] += "; this version reads it: a new store takes it"
     return reasons
-
-
-def _decodes(dataset: Dataset, image_id: str) -> bool:
-    try:
-        dataset.decode(image_id, dataset.read(image_id))
-    except (OSError, ImageError):
-        return False
-    return True
 
 
 def default_store(config: Config, fingerprint: str) -> Path:
