@@ -80,7 +80,7 @@ class BackboneConfig(Section):
         return self.name or (self.timm.model if self.timm else self.sd.source if self.sd else "")
 
 
-_DATASET_OPTIONS = ("size", "seed", "pixels", "masks", "extended")
+_DATASET_OPTIONS = ("size", "seed", "pixels", "masks", "extended", "rendering")
 
 
 class DatasetConfig(Section):
@@ -101,13 +101,18 @@ class DatasetConfig(Section):
     """`sketchy`: a folder of foreground masks."""
     extended: Literal["distinct", "all"] | None = None
     """`sketchy`: `all` keeps extended photos that are also under photo/; null is `distinct`."""
+    rendering: tuple[str, ...] = ()
+    """`folder`, `sketchy`, `tuberlin`, `quickdraw`: names of folders or file types (`png`), to be
+    read where the same images lie in several; none takes the first by name."""
     also: tuple[DatasetConfig, ...] = ()
     """Further datasets, each a mapping like this one, read as if they were part of it."""
 
     def options(self) -> dict[str, Any]:
         """The keys that were given and that only some datasets understand."""
         values = {key: getattr(self, key) for key in _DATASET_OPTIONS}
-        return {key: value for key, value in values.items() if value is not None}
+        return {key: value for key, value in values.items() if value not in (None, ())}
+
+    _as_list = field_validator("rendering", mode="before")(one_is_a_list_of_one)
 
 
 class ExtractionConfig(Section):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 if TYPE_CHECKING:
@@ -13,6 +16,44 @@ DELAY_SECONDS = 0.5
 """What takes less shows no bar."""
 LOG_SECONDS = 30.0
 """Between two lines where nobody watches."""
+NO_LIBRARY_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+"""Environment of a process in which no library shows a bar; tqdm reads it when it is imported."""
+
+
+@contextmanager
+def no_library_bars() -> Iterator[None]:
+    """Hide the bars of other libraries, such as diffusers' over the files of a checkpoint.
+
+    Libraries not imported yet, and processes started meanwhile, go by the environment. Everything
+    is as before afterwards, except that a tqdm imported meanwhile stays hidden.
+    """
+    with ExitStack() as undo:
+        undo.enter_context(environment(NO_LIBRARY_BARS))
+        for name in ("diffusers.utils.logging", "transformers.utils.logging"):
+            library = sys.modules.get(name)
+            if library is not None and library.is_progress_bar_enabled():
+                library.disable_progress_bar()
+                undo.callback(library.enable_progress_bar)
+        hub = sys.modules.get("huggingface_hub.utils")
+        if hub is not None and not hub.are_progress_bars_disabled():
+            hub.disable_progress_bars()
+            undo.callback(hub.enable_progress_bars)
+        yield
+
+
+@contextmanager
+def environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables, for this process and those it starts; undone afterwards."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 class Bar:

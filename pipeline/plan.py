@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cache import ArraySpec, FeatureStore, NotAStore, RemotePath, StorePath
-from cache.units import human_bytes, human_flops, human_seconds
+from cache.units import human_bytes, human_flops, human_seconds, printable
 from configs import Config
 from pipeline.cost import Cost, measure_cost, probe_flops_per_second
 from pipeline.extraction.arrays import array_specs
@@ -47,6 +47,8 @@ class Plan:
     flops_per_second: float | None
     """None where there is nothing to do."""
     device: str
+    notes: list[str]
+    """How the images were chosen, where that is not obvious."""
 
     @property
     def fits(self) -> bool:
@@ -74,6 +76,7 @@ class Plan:
             "images": self.n_images,
             "images_to_do": self.n_to_do,
             "files_skipped": self.n_skipped,
+            "notes": self.notes,
             "bytes_per_image": self.bytes_by_array,
             "bytes_needed": self.bytes_needed,
             "bytes_free": self.bytes_free,
@@ -105,6 +108,7 @@ class Plan:
         lines = [
             f"images      {self.n_images:,} ({self.n_to_do:,} to do; "
             f"{self.n_skipped:,} other files left out)",
+            *(f"note        {note}" for note in self.notes),
             f"disk        {human_bytes(self.bytes_needed)} needed, {free}at {self.place}",
             f"per image   {human_bytes(per_image)}, {human_flops(cost.total)} ({networks})",
             *(f"  {name:<{width}} {human_bytes(n)}" for name, n in self.bytes_by_array.items()),
@@ -153,6 +157,7 @@ def make_plan(config: Config, out: StorePath | None = None, part: Part = WHOLE) 
         cost=cost,
         flops_per_second=None if speed is None else speed * PROBE_SHARE,
         device=str(device),
+        notes=[printable(note) for note in dataset.notes],
     )
 
 

@@ -17,6 +17,7 @@ from cache import FeatureStore, StorePath, StoreWriter
 from cache.units import human_seconds, printable
 from configs import Config
 from pipeline.compute import Listener, compute_tasks
+from pipeline.datasets.base import Dataset
 from pipeline.inputs.collection import Collection, scan
 from pipeline.inputs.loader import auto_workers
 from pipeline.job import load_job
@@ -113,6 +114,8 @@ def precompute(
     log(f"hashing {len(job.dataset.ids):,} images")
     collection = scan(job.dataset)
     log(f"{len(collection.images):,} images, {len(collection.skipped):,} other files left out")
+    for note in job.dataset.notes:
+        log(printable(note))
 
     fingerprint = job.recipe.fingerprint
     out = out or default_store(config, fingerprint)
@@ -144,7 +147,7 @@ def precompute(
         n_computed=progress.done,
         n_shards_committed=progress.shards,
         n_shards_pending=len(writer.pending()),
-        quarantined=_quarantined(FeatureStore.open(out), collection),
+        quarantined=_quarantined(FeatureStore.open(out), collection, job.dataset),
         skipped=[(item.path, item.reason) for item in collection.skipped],
         seconds=progress.seconds,
         read_seconds=progress.read,
@@ -155,15 +158,19 @@ def precompute(
     )
 
 
-def _quarantined(store: FeatureStore, collection: Collection) -> dict[str, str]:
-    """Image id to reason; whether its file is another one by now."""
+def _quarantined(store: FeatureStore, collection: Collection, dataset: Dataset) -> dict[str, str]:
+    """Image id to reason, and whether that has passed: the store keeps the image out either way."""
     reasons = dict(store.quarantined)
     if not reasons:
         return reasons
     found = {image.id: image.sha256 for image in collection.images}
     for image in store.images:
-        if image.id in reasons and found.get(image.id, image.sha256) != image.sha256:
+        if image.id not in reasons or image.id not in found:
+            continue
+        if found[image.id] != image.sha256:
             reasons[image.id] += "; its file has changed since: a new store takes it"
+        elif dataset.picture(image.id) is not None:
+            reasons[image.id] += "; this version reads it: a new store takes it"
     return reasons
 
 

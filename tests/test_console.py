@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from cli import main
+from configs import SDConfig
 from pipeline.bar import Bar
+from pipeline.networks.checkpoints import BackboneError
+from pipeline.networks.stable_diffusion import load_stable_diffusion
+from tests import tiny
 from tests.heads.worlds import ROOT, World, ok, run
 
 
@@ -119,3 +126,78 @@ def test_bash_accepts_the_script(tmp_path: Path) -> None:
     script = tmp_path / "completion.sh"
     script.write_text(ok("completion", "bash").stdout)
     subprocess.run(["bash", "-n", script], check=True)
+
+
+# --- what libraries print -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration whose UNet lies in several files, so that diffusers has a bar to show."""
+    root = tmp_path_factory.mktemp("sharded")
+    tiny.save_tiny_sd(root / "sd", unet_shard_size="1MB")
+    model, weights = tiny.save_tiny_clip(root / "clip", image_size=64)
+    tiny.write_images(root / "pictures", 1)
+    config = {
+        "backbone": {
+            "sd": {"source": str(root / "sd")},
+            "clip": {"model": str(model), "pretrained": str(weights)},
+            "resolution": 64,
+        },
+        "dataset": {"name": "folder", "root": str(root / "pictures")},
+        "extraction": {"device": "cpu", "workers": 0},
+    }
+    (root / "config.yaml").write_text(yaml.safe_dump(config))
+    return root
+
+
+def test_no_bar_of_a_library_where_ours_would_not_show(
+    sharded: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def shown_in_python() -> bool:
+        load_stable_diffusion(SDConfig(source=str(sharded / "sd")))
+        return "Loading checkpoint shards" in capfd.readouterr().err
+
+    assert shown_in_python()
+    command = ("precompute", sharded / "config.yaml", "--out")
+    assert ok(*command, tmp_path / "quiet", "--quiet").stderr == ""
+    log = ok(*command, tmp_path / "log").stderr  # which no terminal shows
+    assert "loading backbone" in log and "Loading" not in log and "\r" not in log
+    assert capfd.readouterr().err == ""
+    assert shown_in_python()
+
+
+@pytest.mark.parametrize(("flag", "silent"), [("--quiet", True), ("--verbose", False)])
+def test_quiet_hides_the_warnings_of_libraries(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, flag: str, silent: bool
+) -> None:
+    reports: list[bool] = []
+
+    def load(*arguments: object) -> None:
+        warnings.warn("a weight is not used", UserWarning, stacklevel=1)
+        reports.append(logging.getLogger("diffusers.models").isEnabledFor(logging.WARNING))
+        assert logging.getLogger("diffusers.models").isEnabledFor(logging.ERROR)
+        raise BackboneError("no weights")
+
+    monkeypatch.setattr("pipeline.plan.make_plan", load)
+    variables = dict(os.environ)
+    assert "no weights" in run("plan", "demo", flag).stderr
+    assert reports == [not silent] and len(recwarn) == (not silent)
+    assert dict(os.environ) == variables
+    assert logging.getLogger("diffusers.models").isEnabledFor(logging.WARNING)
+
+
+def test_bars_of_libraries_that_are_imported_later_are_hidden() -> None:
+    """As in every command: nothing is imported when its flags are read."""
+    script = (
+        "from cli import main; import click\n"
+        "@main.command()\n"
+        "def load():\n"
+        "    from tqdm import tqdm; import subprocess, sys\n"
+        "    list(tqdm(range(3)))\n"
+        "    child = 'from tqdm import tqdm; list(tqdm(range(3)))'\n"
+        "    subprocess.run([sys.executable, '-c', child], check=True)\n"
+        "main(['load', '--quiet'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")

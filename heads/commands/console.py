@@ -7,14 +7,16 @@ Results go to standard output, progress and notes to standard error.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import click
 
-from pipeline.bar import Bar
+from pipeline.bar import Bar, environment, no_library_bars
 
 
 class Terminated(BaseException):
@@ -33,6 +35,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            _speak()
             return super().invoke(ctx)
         except (KeyboardInterrupt, Terminated) as stop:
             kept = _KEPT.get(ctx.invoked_subcommand or "", "")
@@ -51,7 +54,9 @@ class Commands(click.Group):
                 raise
             raise _one_line(_os_error(error)) from None
         finally:
-            _speak(quiet=False, verbose=False)
+            _spoken.update(quiet=False, verbose=False)
+            Bar.quiet = False
+            _silenced.close()
 
 
 class _Misused(click.ClickException):
@@ -77,15 +82,45 @@ def _one_line(message: str) -> click.ClickException:
 
 _spoken = {"quiet": False, "verbose": False}
 """How much the command that runs says."""
+_silenced = ExitStack()
+"""What keeps libraries silent while it runs."""
 
 
 def _speak(**how: bool) -> None:
+    """Begin a command, or take account of one of its flags."""
     _spoken.update(how)
-    Bar.quiet = _spoken["quiet"]
-    if _spoken["quiet"]:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    if _spoken["verbose"]:
+    quiet, verbose = _spoken["quiet"], _spoken["verbose"]
+    Bar.quiet = quiet
+    _silenced.close()
+    if quiet and not verbose:
+        _silenced.enter_context(_no_warnings())
+    if quiet or not sys.stderr.isatty():
+        # Ours are lines now and then in a log; theirs would be one line without end.
+        _silenced.enter_context(no_library_bars())
+    if verbose:
         logging.basicConfig(level=logging.INFO)
+
+
+_ERRORS_ALONE = {
+    "PYTHONWARNINGS": "ignore",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+}
+"""Environment of worker processes whose libraries report errors alone."""
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Hide the warnings that libraries issue or log, here and in processes started meanwhile."""
+    before = logging.root.manager.disable
+    with environment(_ERRORS_ALONE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(max(before, logging.WARNING))
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def _on_flag(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -101,7 +136,7 @@ def _add_options(command: click.Command) -> None:
             _add_options(below)
         return
     for *names, help_ in (
-        ("-q", "--quiet", "No notes and no progress: results and errors alone."),
+        ("-q", "--quiet", "No notes, progress or warnings: results and errors alone."),
         ("-v", "--verbose", "Also what libraries log, and where an error was met."),
     ):
         option = click.Option(

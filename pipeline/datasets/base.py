@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from pipeline.pictures.images import decode_image, image_size
+from pipeline.pictures.images import ImageError, decode_image, image_size
 
 Domain = Literal["photo", "sketch"]
 
@@ -95,6 +95,11 @@ class Dataset(ABC):
         """What lies under the root and was left out."""
         return ()
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user should know of how the images were chosen, a line each."""
+        return ()
+
     @abstractmethod
     def read(self, image_id: str) -> bytes:
         """The image's encoded bytes: what its content hash is taken of. Raises OSError."""
@@ -109,6 +114,13 @@ class Dataset(ABC):
     def size(self, image_id: str, data: bytes) -> tuple[int, int]:
         """Width and height of what `decode` gives, without decoding. Raises `ImageError`."""
         return image_size(data)
+
+    def picture(self, image_id: str) -> Image.Image | None:
+        """An image as an RGB picture at full size; None if it cannot be read or decoded."""
+        try:
+            return self.decode(image_id, self.read(image_id))
+        except (OSError, ImageError):
+            return None
 
     @cached_property
     def annotations(self) -> Annotations:

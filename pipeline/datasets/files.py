@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -29,9 +31,14 @@ from pipeline.datasets.listing import (
     start_reading,
     summarise,
 )
+from pipeline.datasets.renderings import Contents, are_alike, are_namesakes, choose
 from pipeline.datasets.subset import balanced_subset
 from pipeline.pictures.strokes import RENDER_SIDE, is_svg, render_svg
 
+_N_NOTED = 6
+"""Folders that the note about repeated images names."""
+_MAX_UNLIKE = 64
+"""Trees with names in common and different images after which such names mean nothing."""
 _DOMAIN_WORDS: Mapping[Domain, frozenset[str]] = {
     "photo": frozenset({"photo", "photos", "image", "images", "imageresized"}),
     "sketch": frozenset({"sketch", "sketches"}),
@@ -46,6 +53,8 @@ class FileDataset(Dataset):
     Args:
         root: the folder; links are followed inside it, to folders not listed already.
         limit: at most so many images, evenly over categories (see `balanced_subset`).
+        rendering: names of folders, or of file types without the dot, to be read where the same
+            images lie in several; the most wanted first.
     """
 
     layout: ClassVar[str]
@@ -53,13 +62,19 @@ class FileDataset(Dataset):
     suffixes: ClassVar[Collection[str]] = IMAGE_SUFFIXES
     root: Path
 
-    def __init__(self, root: Path | None, limit: int | None = None) -> None:
+    def __init__(
+        self, root: Path | None, limit: int | None = None, rendering: Sequence[str] = ()
+    ) -> None:
         if limit is not None and limit < 1:
             raise DatasetError(f"{self.name}: limit is {limit}; it must be at least 1")
         self.root = checked_folder(root, self.name, "root")
         self.limit = limit
         listing = list_files(self.root, self.suffixes)
         self._skipped = listing.skipped
+        self._rendering = tuple(rendering)
+        self._repeated: Counter[tuple[str, str]] = Counter()
+        """Images left out by what is read and what is not, as the note puts it."""
+        self._check_rendering(listing.files)
         found = self._describe(listing.files)
         if not found:
             skipped = summarise(self._skipped) or "the folder is empty"
@@ -85,6 +100,20 @@ class FileDataset(Dataset):
     def skipped(self) -> Sequence[Skipped]:
         return tuple(self._skipped)
 
+    @property
+    def notes(self) -> Sequence[str]:
+        if not self._repeated:
+            return ()
+        parts = [
+            f"{read}, not {other} ({n:,} image{'s' * (n > 1)})"
+            for (read, other), n in self._repeated.items()
+        ]
+        more = [f"{len(parts) - _N_NOTED} more"] if len(parts) > _N_NOTED else []
+        return (
+            f"{self.name}: images that are there several times are read once: "
+            f"{'; '.join([*parts[:_N_NOTED], *more])} (dataset.rendering names another to read)",
+        )
+
     def read(self, image_id: str) -> bytes:
         return read_image_file(self.root / image_id)
 
@@ -103,6 +132,104 @@ class FileDataset(Dataset):
 
     def _skip(self, path: str, reason: str) -> None:
         self._skipped.append(Skipped(path, reason))
+
+    def _check_rendering(self, files: Sequence[str]) -> None:
+        if not self._rendering:
+            return
+        names = {part for path in files for part in path.split("/")[:-1]}
+        names |= {_suffix(path) for path in files}
+        for name in self._rendering:
+            if name not in names:
+                near = get_close_matches(name, names, n=1)
+                raise DatasetError(
+                    f"{self.name}: dataset.rendering: no folder or file type {name!r} under "
+                    f"{self.root}" + (f"; did you mean {near[0]!r}?" if near else "")
+                )
+
+    def _one_rendering(
+        self,
+        labels: Mapping[str, Label],
+        kind: Callable[[str, Label], Hashable] = lambda path, label: label.domain,
+    ) -> dict[str, Label]:
+        """Every image once: of trees of class folders that hold the same images, one is read.
+
+        They hold the same if their names say so (see `renderings.are_namesakes`), or if names of
+        images in a class agree and a few of these images look alike. Only trees of one `kind` are
+        compared. Files in one folder that differ in their type alone are compared likewise.
+        """
+        trees: dict[Hashable, dict[str, dict[Hashable, str]]] = defaultdict(dict)
+        other_types: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
+        for path, label in labels.items():
+            folder, _, name = path.rpartition("/")
+            tree = folder.rpartition("/")[0]
+            images = trees[kind(path, label)].setdefault(tree, {})
+            image = label.category, name.rpartition(".")[0]
+            other = images.setdefault(image, path)
+            if other != path:
+                read, unread = sorted((other, path), key=self._type_rank)
+                images[image] = read
+                other_types[folder, _suffix(read), _suffix(unread)].append((read, unread))
+        dropped: set[str] = set()
+        for of_kind in trees.values():
+            for tree, read in self._choose_tree(of_kind).items():
+                self._repeat(tree, read, len(of_kind[tree]))
+                dropped.update(of_kind[tree].values())
+        for (folder, read, unread), pairs in other_types.items():
+            gone = [other for one, other in pairs if one in dropped]
+            if not gone and are_alike(pairs, self.picture):
+                gone = [other for _, other in pairs]
+                for path in gone:
+                    self._skip(path, f"other file type of an image that is read as .{read}")
+                self._repeated[f"{folder}/*.{read}", f"*.{unread}"] += len(gone)
+            dropped.update(gone)
+        return {path: label for path, label in labels.items() if path not in dropped}
+
+    def _choose_tree(self, trees: Mapping[str, Mapping[Hashable, str]]) -> dict[str, str]:
+        n_unlike = 0
+
+        def same(tree: str, other: str) -> bool:
+            nonlocal n_unlike
+            if are_namesakes(tree, other):
+                return True
+            if n_unlike == _MAX_UNLIKE:
+                return False
+            shared = trees[tree].keys() & trees[other].keys()
+            pairs = sorted((trees[tree][image], trees[other][image]) for image in shared)
+            if are_alike(pairs, self.picture):
+                return True
+            n_unlike += bool(pairs)
+            return False
+
+        return self._choose({tree: images.keys() for tree, images in trees.items()}, same)
+
+    def _choose(
+        self, contents: Contents, same: Callable[[str, str], bool], complete: bool = True
+    ) -> dict[str, str]:
+        """`renderings.choose` as this dataset's `rendering` prefers. Raises DatasetError."""
+        try:
+            return choose(contents, same, self._rendering, complete)
+        except DatasetError as error:
+            raise DatasetError(f"{self.name}: {self.root}: {error}") from None
+
+    def _type_rank(self, path: str) -> tuple[int, str]:
+        suffix, wanted = _suffix(path), self._rendering
+        return wanted.index(suffix) if suffix in wanted else len(wanted), path
+
+    def _repeat(self, folder: str, read: str, n_images: int) -> None:
+        """Leave out a folder whose images are read from another."""
+        folder, read = folder or ".", read or "."
+        above = read.rpartition("/")[0]
+        siblings = folder.rpartition("/")[0] == above
+        name = read.rpartition("/")[2] if siblings else read
+        skipped = Skipped(folder, f"other rendering of the images in {name}")
+        if skipped not in self._skipped[-_N_NOTED:]:  # as photos and as sketches
+            self._skipped.append(skipped)
+        self._repeated[read, folder.rpartition("/")[2] if siblings else folder] += n_images
+
+
+def _suffix(path: str) -> str:
+    """A file's type as its name says, in lower case: `png`."""
+    return path.rpartition(".")[2].lower()
 
 
 def checked_folder(folder: Path | None, dataset: str, key: str) -> Path:

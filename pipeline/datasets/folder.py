@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.datasets.base import Domain, Label, normalise_category
-from pipeline.datasets.files import FileDataset
+from pipeline.datasets.files import FileDataset, domain_of
 
 _DOMAIN_FOLDERS: dict[str, Domain] = {
     "photo": "photo",
@@ -19,7 +19,9 @@ class FolderDataset(FileDataset):
     """Any tree of images. An image's category is the name of the folder it lies in.
 
     Images directly under the root have none. A folder at the top called photo(s) or sketch(es)
-    gives the domain of what is in it and is no category itself.
+    gives the domain of what is in it and is no category itself. Of trees of class folders that
+    hold the same pictures under the same names (`sketch` and `sketches`, `photos` and
+    `photos_256`) one is read: the first by name unless `rendering` names another.
     """
 
     name = "folder"
@@ -33,7 +35,7 @@ class FolderDataset(FileDataset):
             if folder not in by_folder:
                 by_folder[folder] = _label(folder)
             labels[path] = by_folder[folder]
-        return labels
+        return self._one_rendering(labels, lambda path, label: domain_of(path.partition("/")[0]))
 
 
 def _label(folder: str) -> Label:

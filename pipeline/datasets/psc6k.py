@@ -15,7 +15,8 @@ import numpy as np
 from pipeline.datasets.base import Annotations, DatasetError, Label, Pair, normalise_category
 from pipeline.datasets.files import FileDataset, first_domain
 from pipeline.datasets.listing import IMAGE_SUFFIXES
-from pipeline.datasets.sketchy import RENDERING, SKETCH_STEM
+from pipeline.datasets.renderings import RENDERING
+from pipeline.datasets.sketchy import SKETCH_STEM
 from pipeline.pictures.images import ImageError
 
 FRAME = 256

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -20,6 +21,10 @@ from pipeline.pictures.strokes import RENDER_SIDE, render_strokes
 
 _PUBLISHED_PREFIX = re.compile(r"full_(simplified|raw|numpy_bitmap)_")
 _SAFE_KEY = re.compile(r"[0-9A-Za-z_-]+")
+_FORMATS = ("ndjson", "png", "npy")
+"""From the best rendering of a drawing to the worst."""
+_KEY_LENGTH = 10
+"""Digits at least of a published key, which has 16; a shorter one may have been counted."""
 _BITMAP_SIDE = 28
 _BITMAP_BYTES = _BITMAP_SIDE**2
 _MAX_LINE_BYTES = 256 * 1024
@@ -42,10 +47,13 @@ class QuickDrawDataset(FileDataset):
     """Sketches from any mixture of the published formats.
 
     A drawing inside a file has the id `<file>/<key_id>` (ndjson; the line number, from 1, where
-    there is no usable key) or `<file>/<row>` (npy), and its own bytes are its line or its row.
-    Drawings the game did not recognise are kept. Photos may lie beside them in class folders
-    under one whose name speaks of images, as in the extended dataset. With a limit no more than
-    so many drawings of any one file are looked at, so the full download can be sampled quickly.
+    there is no usable key) or `<file>/<row>` (npy), and its own bytes are its line or its row. The
+    formats hold the same drawings, so of a class that is there in several one is read: ndjson
+    before PNG before npy, and of several files with the same keys the first by name, unless
+    `rendering` names another. Drawings the game did not recognise are kept. Photos may lie beside
+    them in class folders under one whose name speaks of images, as in the extended dataset. With
+    a limit no more than so many drawings of any one file are looked at, so the full download can
+    be sampled quickly.
     """
 
     name = "quickdraw"
@@ -56,6 +64,7 @@ class QuickDrawDataset(FileDataset):
         self._records: dict[str, Record] = {}
         labels: dict[str, Label] = {}
         images = []
+        images_by_label: dict[str, Label] = {}
         for file in files:
             if file.lower().endswith((".ndjson", ".npy")):
                 self._index(file, labels)
@@ -65,8 +74,65 @@ class QuickDrawDataset(FileDataset):
             if label is None:
                 self._skip(path, "not in a class folder")
             else:
-                labels[path] = label
-        return labels
+                images_by_label[path] = label
+        labels |= self._one_rendering(images_by_label)
+        return self._one_format(labels)
+
+    def _one_format(self, labels: dict[str, Label]) -> dict[str, Label]:
+        """Of every class the drawings in one format, and in one of the files that repeat them.
+
+        Records keep their places: a store that already has the others can still grow.
+        """
+        sources: dict[str | None, Counter[str]] = defaultdict(Counter)
+        for image_id, label in labels.items():
+            if label.domain == "sketch":
+                sources[label.category][_source(image_id)] += 1
+        left_out: set[tuple[str | None, str]] = set()
+        for category, counts in sources.items():
+            best = _format(min(counts, key=self._format_rank))
+            for source in [source for source in counts if _format(source) != best]:
+                left_out.add((category, source))
+                self._skip(source, f"{category} is read as {best}")
+                self._repeated[best, _format(source)] += counts.pop(source)
+        files = [
+            source
+            for counts in sources.values()
+            if len(counts) > 1
+            for source in counts
+            if _format(source) != "png"
+        ]
+        keys = self._keys_of(files)
+        chosen = self._choose(
+            keys, lambda a, b: not keys[a].isdisjoint(keys[b]), complete=self.limit is None
+        )
+        for source, read in chosen.items():
+            self._repeat(source, read, sum(counts[source] for counts in sources.values()))
+        return {
+            image_id: label
+            for image_id, label in labels.items()
+            if _source(image_id) not in chosen
+            and (label.category, _source(image_id)) not in left_out
+        }
+
+    def _keys_of(self, files: Sequence[str]) -> dict[str, set[Hashable]]:
+        """What tells the drawings of files apart: published keys, and of bitmaps two rows."""
+        keys: dict[str, set[Hashable]] = {file: set() for file in files}
+        rows: dict[str, list[str]] = defaultdict(list)
+        for image_id in self._records if files else ():
+            file, _, key = image_id.rpartition("/")
+            if file in keys and not _is_strokes(file):
+                rows[file].append(image_id)
+            elif file in keys and len(key) >= _KEY_LENGTH:
+                keys[file].add(key)
+        for file, ids in rows.items():
+            keys[file].add((len(ids), self.read(ids[0]), self.read(ids[-1])))
+        return keys
+
+    def _format_rank(self, source: str) -> tuple[int, int]:
+        """How early a file or class folder comes: as `rendering` says, then by format."""
+        names = {*source.split("/"), _format(source)}
+        wanted = [rank for rank, name in enumerate(self._rendering) if name in names]
+        return min(wanted, default=len(self._rendering)), _FORMATS.index(_format(source))
 
     def read(self, image_id: str) -> bytes:
         record = self._records.get(image_id)
@@ -148,6 +214,16 @@ class QuickDrawDataset(FileDataset):
 
 def _is_strokes(file: str) -> bool:
     return file.lower().endswith(".ndjson")
+
+
+def _source(image_id: str) -> str:
+    """The file or class folder that a drawing lies in."""
+    return image_id.rpartition("/")[0]
+
+
+def _format(source: str) -> str:
+    suffix = source.rpartition(".")[2].lower()
+    return suffix if suffix in ("ndjson", "npy") else "png"
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

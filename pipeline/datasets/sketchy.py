@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -24,9 +23,6 @@ from pipeline.datasets.masks import photo_masks
 SKETCH_STEM = re.compile(r"(?P<photo>.+)-\d+")
 """A sketch is called after its photo: `n02691156_10151-3` was drawn from `n02691156_10151`."""
 
-RENDERING = re.compile(r"(?:^|/)(tx_\d+)/")
-"""The official trees hold the same images several times, each scaled or centred otherwise."""
-
 _EXTENDED = re.compile(r"(?:^|/)extend[^/]*/", re.IGNORECASE)
 
 
@@ -34,7 +30,8 @@ class SketchyDataset(FileDataset):
     """Sketchy's 256 px tree, the extended tree beside it, or plain `photo/` and `sketch/` folders.
 
     The root may be any folder from the top of the download down to one rendering. Of several
-    renderings (`tx_...`) the first by name is taken; an extended photo that is also under
+    renderings of the same images (`tx_...`, `tx_..._ready`, a second copy of the tree) one is
+    read, the first by name unless `rendering` names another; an extended photo that is also under
     `photo/` is left out, so that no gallery holds it twice. Trees without a photo or sketch folder
     are told apart by file name.
 
@@ -54,12 +51,13 @@ class SketchyDataset(FileDataset):
         self,
         root: Path | None,
         limit: int | None = None,
+        rendering: Sequence[str] = (),
         masks: Path | None = None,
         extended: Literal["distinct", "all"] = "distinct",
     ) -> None:
         self._keep_copies = extended == "all"
         self._masks = None if masks is None else checked_folder(masks, self.name, "masks")
-        super().__init__(root, limit)
+        super().__init__(root, limit, rendering)
 
     @cached_property
     def annotations(self) -> Annotations:
@@ -67,8 +65,7 @@ class SketchyDataset(FileDataset):
         return Annotations(self._labels, source_pairs(self._labels), masks)
 
     def _describe(self, files: Sequence[str]) -> dict[str, Label]:
-        files = self._one_rendering(self._without_masks(files))
-        guesses = class_folder_labels(files, default=None)
+        guesses = class_folder_labels(self._without_masks(files), default=None)
         by_name = not any(label and label.domain for label in guesses.values())
         labels: dict[str, Label] = {}
         for path, label in guesses.items():
@@ -80,6 +77,9 @@ class SketchyDataset(FileDataset):
                 labels[path] = replace(label, domain=_domain_by_name(path))
             else:
                 self._skip(path, "under neither a photo nor a sketch folder")
+        labels = self._one_rendering(
+            labels, lambda path, label: (label.domain, bool(_EXTENDED.search(path)))
+        )
         self._mask_of: dict[str, Callable[[], np.ndarray]] = {}
         labels = self._with_sources(labels)
         if self._masks is not None:
@@ -93,22 +93,6 @@ class SketchyDataset(FileDataset):
             return files
         inside = self._masks.resolve().relative_to(root).as_posix() + "/"
         return [path for path in files if not path.startswith(inside)]
-
-    def _one_rendering(self, files: Sequence[str]) -> list[str]:
-        """The files outside `tx_...` folders and those in the first one of each domain."""
-        renderings: dict[str, set[str]] = defaultdict(set)
-        found = [RENDERING.search(path) for path in files]
-        for path, match in zip(files, found, strict=True):
-            if match:
-                renderings[path[: match.start(1)]].add(match[1])
-        for above, names in renderings.items():
-            for name in sorted(names)[1:]:
-                self._skip(above + name, f"other rendering of the images in {min(names)}")
-        return [
-            path
-            for path, match in zip(files, found, strict=True)
-            if not match or match[1] == min(renderings[path[: match.start(1)]])
-        ]
 
     def _with_sources(self, labels: dict[str, Label]) -> dict[str, Label]:
         """Tie sketches to photos by name, and leave out extended photos there already are unless

@@ -12,9 +12,8 @@ class TUBerlinDataset(FileDataset):
     """Class folders of sketches, under folders such as `png` and `svg` or directly in the root.
 
     Folders whose name speaks of photos or images (`ImageResized`) hold the photos that the
-    extended dataset adds. Every file is an image of its own: where the same drawing lies there as
-    PNG and as SVG, set the root to one of the two trees for recognition, or a drawing may be both
-    trained and tested on.
+    extended dataset adds. Files of one number in one class are renderings of one drawing (`png`,
+    `svg`, `png_ready`), of which one is read: the first by name unless `rendering` names another.
     """
 
     name = "tuberlin"
@@ -27,4 +26,4 @@ class TUBerlinDataset(FileDataset):
                 self._skip(path, "not in a class folder")
             else:
                 labels[path] = label
-        return labels
+        return self._one_rendering(labels)

@@ -3,7 +3,8 @@
 A picture becomes features of the right numbers only if every decoder agrees on what it shows, so
 the awkward cases have one answer each: the format is taken from the content and not from the
 name, EXIF orientation is applied, transparency is laid over white, 16-bit samples keep their high
-byte, an animation is its first frame. Whatever cannot be decoded completely is an `ImageError`.
+byte, an animation is its first frame. What a PNG holds besides its picture is not read. Whatever
+cannot be decoded completely is an `ImageError`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Literal, get_args
 
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
+
+from pipeline.pictures.png import picture_chunks
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused from their header, before any memory is spent on them."""
@@ -53,6 +56,7 @@ class ImageError(ValueError):
 def decode_image(data: bytes) -> Image.Image:
     """The picture in `data`, upright, in RGB, at full size. Raises `ImageError`."""
     with _reasons():
+        data = picture_chunks(data)
         image = _open(data)
         if image.format == "PNG":
             # Pillow does not check the checksums of pixel data while decoding.
@@ -70,12 +74,13 @@ def header_size(data: bytes) -> tuple[int, int]:
     Raises `ImageError`.
     """
     with _reasons():
-        return _open(data).size
+        return _open(picture_chunks(data)).size
 
 
 def image_size(data: bytes) -> tuple[int, int]:
     """Width and height in pixels of the upright picture, from the header. Raises `ImageError`."""
     with _reasons():
+        data = picture_chunks(data)
         image = _open(data)
         width, height = image.size
         # Pillow decodes a whole PNG in search of EXIF data that may follow the pixels.
@@ -90,7 +95,7 @@ def decode_foreground(data: bytes) -> np.ndarray:
     In the file's own pixels, unturned. Raises `ImageError`.
     """
     with _reasons():
-        image = _open(data)
+        image = _open(picture_chunks(data))
         image.load()
         values = np.atleast_3d(np.asarray(image))
         return np.any(values[..., :-1] if image.mode in ("LA", "RGBA") else values, axis=-1)

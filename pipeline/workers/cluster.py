@@ -11,6 +11,8 @@ from typing import Any
 
 from dask.distributed import Client, LocalCluster
 
+from pipeline.bar import NO_LIBRARY_BARS
+
 
 class ClusterError(RuntimeError):
     """A cluster that cannot be reached or used, or that loses its workers."""
@@ -54,6 +56,7 @@ def connected(cluster: Cluster, log: Callable[[str], None]) -> Iterator[Client]:
         threads_per_worker=1,
         processes=True,
         dashboard_address="127.0.0.1:0",
+        env=NO_LIBRARY_BARS,  # Several workers at once would write over each other's.
     )
     with local, Client(local) as client:
         _welcome(client, log)

@@ -129,7 +129,8 @@ def test_open_dataset(tmp_path):
             "no dataset 'imagenet'; choose from"
             " folder, psc6k, quickdraw, shapes, sketchy, tuberlin",
         ),
-        ("folder", {"size": 3}, "folder: no option 'size'; it takes none"),
+        ("folder", {"size": 3}, "folder: no option 'size'; choose from rendering"),
+        ("psc6k", {"size": 3}, "psc6k: no option 'size'; it takes none"),
         ("sketchy", {"mask": "x"}, "sketchy: no option 'mask'; did you mean 'masks'?"),
         ("shapes", {"masks": "x"}, "shapes: no option 'masks'; choose from pixels, seed, size"),
     ],

@@ -217,8 +217,9 @@ def test_png_folders_and_photos(tmp_path):
 
 
 def test_all_formats_together_are_sorted(tmp_path):
+    """Each class in a format of its own; of one in several, test_datasets_renderings."""
     write_text(tmp_path, "a.ndjson", "\n".join(drawing(key) for key in ("9", "10", "1")))
-    (tmp_path / "a.npy").write_bytes(npy(np.zeros((2, 784), np.uint8)))
+    (tmp_path / "b.npy").write_bytes(npy(np.zeros((2, 784), np.uint8)))
     write_images(tmp_path, ["a/1.png"])
     ids = QuickDrawDataset(tmp_path).ids
     assert list(ids) == sorted(ids) and len(ids) == 6

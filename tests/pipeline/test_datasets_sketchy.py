@@ -249,11 +249,11 @@ def test_tuberlin_sketches(tmp_path, above):
 
 def test_tuberlin_png_and_svg(tmp_path):
     write_images(tmp_path, ["png/ant/1.png", "loose.png", "filelist.txt"])
-    write_text(tmp_path, "svg/ant/1.svg", SVG)
+    write_text(tmp_path, "svg/ant/2.svg", SVG)
     dataset = TUBerlinDataset(tmp_path)
-    assert dataset.ids == ("png/ant/1.png", "svg/ant/1.svg")
+    assert dataset.ids == ("png/ant/1.png", "svg/ant/2.svg")
     assert {entry.path for entry in dataset.skipped} == {"loose.png", "filelist.txt"}
-    image_id = "svg/ant/1.svg"
+    image_id = "svg/ant/2.svg"
     image = dataset.decode(image_id, dataset.read(image_id))
     assert image.size == (RENDER_SIDE, RENDER_SIDE) == dataset.size(image_id, SVG.encode())
     assert 0 < np.asarray(image).mean() < 255

@@ -21,6 +21,7 @@ import yaml
 import zarr
 from click.testing import CliRunner, Result
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from cache import FeatureStore, QuarantinedImage, verify_store
 from cli import main
@@ -203,18 +204,25 @@ def test_only_the_recipe_changes_the_fingerprint(world: Path, store: Path, tmp_p
     assert FeatureStore.open(tmp_path / "s").fingerprint == recipe.fingerprint
 
 
-def test_a_picture_that_cannot_be_decoded_is_quarantined(world: Path, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_decoded_is_quarantined(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "pictures"
     tiny.write_images(root, 5)
     good = sorted(root.iterdir())
     tiny.truncate(good[1])
+    long_text = PngInfo()
+    long_text.add_text("prompt", "a" * 2**21, zip=True)
+    Image.new("RGB", (20, 20), "red").save(root / "text.png", pnginfo=long_text)
     (root / "words.png").write_text("not a picture")
     (root / "empty.jpg").write_bytes(b"")
     (root / "notes.txt").write_text("not even named like one")
-    result = run(world, tmp_path / "s", f"dataset.root={root}", extra=["--json"])
+    with monkeypatch.context() as older:  # a version that took a PNG's texts to Pillow
+        older.setattr("pipeline.pictures.images.picture_chunks", lambda data: data)
+        result = run(world, tmp_path / "s", f"dataset.root={root}", extra=["--json"])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
-    assert set(report["quarantined"]) == {good[1].name, "words.png", "empty.jpg"}
+    assert set(report["quarantined"]) == {good[1].name, "words.png", "empty.jpg", "text.png"}
     assert all(report["quarantined"].values())
     assert any("notes.txt" in str(item) for item in report["skipped"])
 
@@ -231,7 +239,8 @@ def test_a_picture_that_cannot_be_decoded_is_quarantined(world: Path, tmp_path: 
     (root / "words.png").write_bytes(good[0].read_bytes())
     again = run(world, tmp_path / "s", f"dataset.root={root}", extra=["--json"])
     reasons = json.loads(again.stdout)["quarantined"]
-    assert "a new store takes it" in reasons["words.png"]
+    assert "changed since: a new store takes it" in reasons["words.png"]
+    assert "this version reads it: a new store takes it" in reasons["text.png"]
     assert reasons["empty.jpg"] == report["quarantined"]["empty.jpg"]
     # The neighbours of a bad picture are what they are without it.
     clean = tmp_path / "clean"

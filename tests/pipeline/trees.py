@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 
@@ -14,6 +15,19 @@ def image_bytes(seed: int = 0, size: tuple[int, int] = (8, 6), format: str = "PN
     buffer = io.BytesIO()
     Image.new("RGB", size, (seed % 256, seed // 256 % 256, 90)).save(buffer, format)
     return buffer.getvalue()
+
+
+def picture(seed: int, side: int = 64) -> Image.Image:
+    """A picture like no other seed's, and like itself at any side."""
+    tones = np.random.default_rng(seed).integers(0, 256, (5, 5), np.uint8)
+    return Image.fromarray(tones).resize((240, 240), Image.Resampling.BICUBIC).resize((side, side))
+
+
+def write_pictures(root: Path, paths: Iterable[str], seeds: Iterable[int], side: int = 64) -> None:
+    """The picture of each seed at each path, in the format that the path names."""
+    for path, seed in zip(paths, seeds, strict=True):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        picture(seed, side).save(root / path)
 
 
 def write_images(root: Path, paths: Iterable[str], size: tuple[int, int] = (8, 6)) -> None:
