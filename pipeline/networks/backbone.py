@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -26,7 +26,8 @@ class Backbone:
     """Frozen networks on `device`, computing in `dtype`; every result is float32.
 
     `alphas_cumprod` is [T] and `null_prompt` [1, L, D]; `digests` are those of `unet`, `vae`,
-    `null_prompt`, `scheduler` and `clip`.
+    `null_prompt`, `scheduler` and `clip`; `aliases` are the digests that older stores may hold in
+    place of these, by the same names.
     """
 
     unet: UNet2DConditionModel
@@ -37,6 +38,7 @@ class Backbone:
     digests: Mapping[str, str]
     device: torch.device
     dtype: torch.dtype
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def channels(self) -> dict[str, int]:
@@ -112,6 +114,7 @@ def load_backbone(
         digests=digests,
         device=target,
         dtype=dtype,
+        aliases={**sd.aliases, "clip": clip.aliases},
     )
 
 

@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from open_clip.model import (
 from torch import Tensor, nn
 
 from configs import ClipConfig, preset_names, preset_text
+from pipeline.networks.activation import activation_of, warn_of_unknown_activation
 from pipeline.networks.architecture import check_fits, check_numbers
 from pipeline.networks.checkpoints import (
     CLIP_WEIGHTS,
@@ -34,7 +36,8 @@ from pipeline.networks.checkpoints import (
     packaged_weights,
     read_json,
 )
-from pipeline.networks.digest import digest_tensors
+from pipeline.networks.digest import digest_named, digest_values, hash_tensors
+from pipeline.networks.settings import clip_settings, plain
 from pipeline.networks.stable_diffusion import RANDOM_SEED
 
 QUICK_GELU_HINT = "OpenAI's weights need QuickGELU: use the model name that ends in -quickgelu"
@@ -45,7 +48,8 @@ class ClipVision:
     """A frozen visual tower, float32 on the CPU, and how its input is normalised.
 
     `tokens` is the token map's shape (D, h, w), `embedding` the length E of the image embedding;
-    `mean` and `std` are per RGB channel in [0, 1].
+    `mean` and `std` are per RGB channel in [0, 1]. `activation` is that of the blocks, as
+    `quick_gelu` or `gelu`; `aliases` are digests that older stores may hold in place of `digest`.
     """
 
     visual: nn.Module
@@ -54,6 +58,8 @@ class ClipVision:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     digest: str
+    activation: str = "gelu"
+    aliases: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -73,7 +79,8 @@ def load_clip(config: ClipConfig, resolution: int, random_weights: bool = False)
 
     Position embeddings are interpolated where the weights were trained at another size, as
     open_clip does. Raises BackboneError for unknown names, missing or damaged files, weights
-    that do not fit the model, and an activation that does not match the weights.
+    that do not fit the model, and an activation that does not match the weights; logs a warning
+    if nothing says which activation the weights need.
     """
     architecture = _read_architecture(config.model)
     preprocess = dict(architecture.preprocess)
@@ -86,20 +93,51 @@ def load_clip(config: ClipConfig, resolution: int, random_weights: bool = False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         model = build_clip(config, resolution)
+    trained: dict[str, Tensor] = {}
     if weights is not None:
-        _load_weights(model, weights, architecture)
+        if not tag and _needs_quick_gelu(weights) is None:
+            warn_of_unknown_activation(weights, architecture.name, architecture.model)
+        trained = _load_weights(model, weights, architecture)
     visual = model.visual.eval().requires_grad_(False)
     mean = _rgb(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN), "mean", config.model)
     std = _rgb(preprocess.get("std", open_clip.OPENAI_DATASET_STD), "std", config.model)
     if min(std) <= 0:
         raise BackboneError(f"{config.model}: std is {list(std)}; it must be above zero")
-    vision = {k: v for k, v in architecture.model["vision_cfg"].items() if k != "image_size"}
-    quick_gelu = bool(architecture.model.get("quick_gelu", False))
-    digest = digest_tensors(
-        visual.state_dict(), {"vision": vision, "quick_gelu": quick_gelu, "mean": mean, "std": std}
-    )
+    activation = activation_of(visual)
+    digest, alias = _digests(visual, trained, architecture, activation, mean, std)
     tokens, embedding = clip_shapes(visual, resolution)
-    return ClipVision(visual, tokens, embedding, mean, std, digest)
+    return ClipVision(visual, tokens, embedding, mean, std, digest, activation, (alias,))
+
+
+def _digests(
+    visual: nn.Module,
+    trained: Mapping[str, Tensor],
+    architecture: _Architecture,
+    activation: str,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> tuple[str, str]:
+    """The tower's digest, and the one that older stores hold.
+
+    `trained` are tensors as they were before they were resized to the model's resolution: the last
+    bits of interpolated ones may differ between machines.
+    """
+    hashed = hash_tensors(visual.state_dict())
+    vision = architecture.model["vision_cfg"]
+    settings = {
+        "vision": clip_settings(vision),
+        "activation": activation,
+        "mean": plain(mean),
+        "std": plain(std),
+    }
+    as_spelled = {
+        "vision": {key: value for key, value in vision.items() if key != "image_size"},
+        "quick_gelu": bool(architecture.model.get("quick_gelu", False)),
+        "mean": mean,
+        "std": std,
+    }
+    as_trained = hashed | hash_tensors(trained)
+    return digest_values(as_trained.values(), settings), digest_named(hashed, as_spelled)
 
 
 def build_clip(config: ClipConfig, resolution: int) -> CLIP | CustomTextCLIP:
@@ -258,14 +296,19 @@ def _find_weights(config: ClipConfig) -> tuple[Path, dict[str, Any]]:
 
 
 def _check_quick_gelu_of_file(path: Path, architecture: _Architecture) -> None:
-    """A local file says which activation it needs by its own configuration, or by its name."""
+    needed = _needs_quick_gelu(path)
+    if needed is not None:
+        _check_quick_gelu(architecture, needed, str(path))
+
+
+def _needs_quick_gelu(path: Path) -> bool | None:
+    """Whether a local file's weights were trained with QuickGELU, by the configuration beside it
+    or by its name; None if neither says so."""
     beside = path.parent / "open_clip_config.json"
     if beside.is_file():
         model = read_json(beside).get("model_cfg", {})
-        trained = isinstance(model, dict) and bool(model.get("quick_gelu", False))
-        _check_quick_gelu(architecture, trained, str(path))
-    elif "openai" in path.stem.lower():
-        _check_quick_gelu(architecture, True, str(path))
+        return isinstance(model, dict) and bool(model.get("quick_gelu", False))
+    return True if "openai" in path.stem.lower() else None
 
 
 def _check_quick_gelu(architecture: _Architecture, weights_need: bool, weights: str) -> None:
@@ -278,13 +321,16 @@ def _check_quick_gelu(architecture: _Architecture, weights_need: bool, weights: 
         )
 
 
-def _load_weights(model: CLIP | CustomTextCLIP, path: Path, architecture: _Architecture) -> None:
+def _load_weights(
+    model: CLIP | CustomTextCLIP, path: Path, architecture: _Architecture
+) -> dict[str, Tensor]:
+    """Load a file; returns the visual tower's tensors that had to be resized, as they were."""
     if path.suffix == ".safetensors":
         check_safetensors_file(path)
     else:
         _check_archive(path)
     try:
-        _fill(model, load_state_dict(str(path), weights_only=True))
+        return _fill(model, load_state_dict(str(path), weights_only=True))
     except pickle.UnpicklingError:
         raise BackboneError(
             f"{path}: holds pickled objects, which can run code when opened; "
@@ -297,9 +343,12 @@ def _load_weights(model: CLIP | CustomTextCLIP, path: Path, architecture: _Archi
         ) from None
 
 
-def _fill(model: CLIP | CustomTextCLIP, state: dict[str, Any]) -> None:
+def _fill(model: CLIP | CustomTextCLIP, state: dict[str, Any]) -> dict[str, Tensor]:
     """What `open_clip.load_checkpoint` does with a file's tensors, but in float32: position
-    embeddings in float16 it cannot resize. Raises whatever torch and open_clip raise."""
+    embeddings in float16 it cannot resize. Raises whatever torch and open_clip raise.
+
+    Returns the visual tower's tensors that were resized, as they were in the file.
+    """
     state = {
         name: t.float() if torch.is_tensor(t) and t.is_floating_point() else t
         for name, t in state.items()
@@ -311,9 +360,18 @@ def _fill(model: CLIP | CustomTextCLIP, state: dict[str, Any]) -> None:
         own = getattr(model, name, None)
         if name in state and own is not None:
             state[name] = state[name].reshape(own.shape)
+    before = {name: t for name, t in state.items() if name.startswith(_VISUAL)}
     resize_pos_embed(state, model)
     resize_text_pos_embed(state, model)
     model.load_state_dict(state, strict=True)
+    return {
+        name.removeprefix(_VISUAL): tensor
+        for name, tensor in before.items()
+        if tensor.shape != state[name].shape
+    }
+
+
+_VISUAL = "visual."
 
 
 def _check_archive(path: Path) -> None:
