@@ -79,7 +79,7 @@ _VAE_IDLE = {
     *("in_channels", "block_out_channels", "latent_channels"),
 }
 
-_SCHEDULER: Settings = {
+SCHEDULER_DEFAULTS: Settings = {
     "num_train_timesteps": 1000,
     "beta_start": 1e-4,
     "beta_end": 0.02,
@@ -142,7 +142,7 @@ def vae_settings(config: Mapping[str, Any]) -> Settings:
 
 def scheduler_settings(config: Mapping[str, Any]) -> Settings:
     """What the cumulative alphas follow from."""
-    found = _spelled_once(config, _SCHEDULER, _SCHEDULER_IDLE, _arguments(DDPMScheduler))
+    found = _spelled_once(config, SCHEDULER_DEFAULTS, _SCHEDULER_IDLE, _arguments(DDPMScheduler))
     if "trained_betas" in found:
         unused = ["num_train_timesteps", "beta_start", "beta_end", "beta_schedule"]
     elif found.get("beta_schedule") in ("squaredcos_cap_v2", "laplace"):

@@ -26,7 +26,12 @@ from pipeline.networks.checkpoints import (
     read_json,
     sd_folder,
 )
-from pipeline.networks.digest import digest_named, digest_tensors, digest_values, hash_tensors
+from pipeline.networks.digest import digest_tensors, digest_values, hash_tensors
+from pipeline.networks.older_digests import (
+    older_model_digest,
+    older_prompt_digests,
+    older_schedule_digests,
+)
 from pipeline.networks.settings import (
     scheduler_settings,
     text_settings,
@@ -38,9 +43,6 @@ from pipeline.networks.unet import UnsupportedUNet, check_unet, extract
 RANDOM_SEED = 0
 """Seed of `weights: random`: the same random networks for everybody."""
 
-
-_IDLE_KEYS = {"sample_size", "transformers_version", "torch_dtype", "dtype", "architectures"}
-"""Keys that the digests of older stores leave out of a configuration."""
 
 _UNET_PARTS = ("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks")
 """What of the UNet runs, its last up block excepted."""
@@ -199,12 +201,6 @@ def _alphas_cumprod(config: Mapping[str, Any], source: str) -> Tensor:
         ) from None
 
 
-def _as_spelled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's configuration as the digests of older stores take it in."""
-    private = {key for key in config if key.startswith("_")}
-    return {key: value for key, value in config.items() if key not in private | _IDLE_KEYS}
-
-
 def _assemble(
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
@@ -248,10 +244,10 @@ def _assemble(
     }
     aliases = {
         **{
-            part: (digest_named(hashed, _as_spelled(architecture[part])),)
+            part: (older_model_digest(hashed, architecture[part]),)
             for part, hashed in hashes.items()
         },
-        "scheduler": (digest_tensors({"alphas_cumprod": alphas}),),
+        "scheduler": older_schedule_digests(alphas, architecture["scheduler"]),
     }
     if prompt.aliases:
         aliases["null_prompt"] = prompt.aliases
@@ -360,20 +356,10 @@ def _prompt_digests(
     settings = text_settings(encoder.config)
     if mask is not None:
         settings["mask"] = mask[0].tolist()
-    # transformers 5 dropped a prefix from the names, which used to count.
-    named = {name.removeprefix(_TEXT_PREFIX): value for name, value in hashed.items()}
-    ids = hash_tensors({"token_ids": token_ids})
-    aliases = tuple(
-        digest_named(
-            {**{prefix + name: value for name, value in named.items()}, **ids},
-            _as_spelled(architecture),
-        )
-        for prefix in (_TEXT_PREFIX, "")
+    return (
+        digest_values(values, settings),
+        older_prompt_digests(hashed, token_ids, architecture),
     )
-    return digest_values(values, settings), aliases
-
-
-_TEXT_PREFIX = "text_model."
 
 
 def _stored_prompt(path: Path) -> _Prompt:
