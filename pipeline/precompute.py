@@ -124,6 +124,8 @@ def precompute(
         provenance=job.provenance(),
     )
     fingerprint = writer.recipe.fingerprint
+    if fingerprint != job.recipe.fingerprint:
+        log(f"{out} names the same networks by older digests; it goes on under its fingerprint")
     tasks = [task for task in writer.pending() if part.owns(task.shard)]
     log(f"store {out} ({fingerprint[:12]}): pieces of work to do: {len(tasks)}")
     shares: list[WorkerShare] = []

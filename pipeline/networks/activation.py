@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 from torch import nn
 
 from configs import preset_names
-
-_log = logging.getLogger(__name__)
 
 _NAMES = {
     "QuickGELU": "quick_gelu",
@@ -38,8 +35,14 @@ def activation_of(visual: nn.Module) -> str:
     return "+".join(sorted(found))
 
 
-def warn_of_unknown_activation(weights: Path, name: str, model: Mapping[str, Any]) -> None:
-    """Log one line if only a default decides what is computed with weights that say nothing.
+UNKNOWN_ADVICE = (
+    'if it was, set "quick_gelu": true in the .json model configuration or use the model name that '
+    "ends in -quickgelu; if not, set it to false there or in open_clip_config.json beside the file"
+)
+
+
+def unknown_activation(weights: Path, name: str, model: Mapping[str, Any]) -> str | None:
+    """A sentence if only a default decides what is computed with weights that say nothing.
 
     A model configuration that has `quick_gelu`, a name that ends in -quickgelu and the built-in
     architectures are no defaults, and timm's towers have no choice.
@@ -51,10 +54,8 @@ def warn_of_unknown_activation(weights: Path, name: str, model: Mapping[str, Any
     """
     chosen = "quick_gelu" in model or "quickgelu" in name.lower()
     if chosen or name in preset_names("architecture") or model["vision_cfg"].get("timm_model_name"):
-        return
-    _log.warning(
-        "%s: does not say whether it was trained with QuickGELU, as OpenAI's weights were; "
-        'computing GELU. If it was, set "quick_gelu": true in the .json model configuration or use '
-        "the model name that ends in -quickgelu; if not, set it to false to silence this",
-        weights,
+        return None
+    return (
+        f"{weights}: does not say whether it was trained with QuickGELU, as OpenAI's weights were; "
+        "GELU is used"
     )

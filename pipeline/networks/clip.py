@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import pickle
 import zipfile
@@ -26,7 +27,7 @@ from open_clip.model import (
 from torch import Tensor, nn
 
 from configs import ClipConfig, preset_names, preset_text
-from pipeline.networks.activation import activation_of, warn_of_unknown_activation
+from pipeline.networks.activation import UNKNOWN_ADVICE, activation_of, unknown_activation
 from pipeline.networks.architecture import check_fits, check_numbers
 from pipeline.networks.checkpoints import (
     CLIP_WEIGHTS,
@@ -39,6 +40,8 @@ from pipeline.networks.checkpoints import (
 from pipeline.networks.digest import digest_named, digest_values, hash_tensors
 from pipeline.networks.settings import clip_settings, plain
 from pipeline.networks.stable_diffusion import RANDOM_SEED
+
+_log = logging.getLogger(__name__)
 
 QUICK_GELU_HINT = "OpenAI's weights need QuickGELU: use the model name that ends in -quickgelu"
 
@@ -95,8 +98,9 @@ def load_clip(config: ClipConfig, resolution: int, random_weights: bool = False)
         model = build_clip(config, resolution)
     trained: dict[str, Tensor] = {}
     if weights is not None:
-        if not tag and _needs_quick_gelu(weights) is None:
-            warn_of_unknown_activation(weights, architecture.name, architecture.model)
+        doubt = activation_doubt(config)
+        if doubt:
+            _log.warning("%s; %s", doubt, UNKNOWN_ADVICE)
         trained = _load_weights(model, weights, architecture)
     visual = model.visual.eval().requires_grad_(False)
     mean = _rgb(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN), "mean", config.model)
@@ -277,6 +281,18 @@ def known_weights(config: ClipConfig) -> tuple[Path | None, dict[str, Any]]:
         architecture, bool(tag.get("quick_gelu", False)), f"tag {config.pretrained!r}"
     )
     return None, tag
+
+
+def activation_doubt(config: ClipConfig) -> str | None:
+    """What nothing says about the activation that the weights need; None if something does.
+
+    Raises BackboneError as `known_weights` does.
+    """
+    path, _ = known_weights(config)
+    if path is None or _needs_quick_gelu(path) is not None:
+        return None
+    architecture = _read_architecture(config.model)
+    return unknown_activation(path, architecture.name, architecture.model)
 
 
 def _find_weights(config: ClipConfig) -> tuple[Path, dict[str, Any]]:
