@@ -22,9 +22,7 @@ class Recipe:
     """
 
     fields: Mapping[str, Json]
-    aliases: Mapping[str, Sequence[str | None]] = field(
-        default_factory=dict, compare=False, repr=False
-    )
+    aliases: Mapping[str, Sequence[Json]] = field(default_factory=dict, compare=False, repr=False)
     """By field, other values that mean the same: digests that older stores hold, or None where
     older stores lack the field. No part of the fingerprint."""
 
@@ -53,7 +51,7 @@ class Recipe:
         return cls(fields, aliases)
 
     def updated(
-        self, fields: Mapping[str, Json], aliases: Mapping[str, Sequence[str | None]] = {}
+        self, fields: Mapping[str, Json], aliases: Mapping[str, Sequence[Json]] = {}
     ) -> Recipe:
         """This recipe with other values of some fields, which have these aliases."""
         kept = {name: same for name, same in self.aliases.items() if name not in fields}

@@ -238,7 +238,7 @@ def _spelled_once(
 
 def _arguments(model: type) -> dict[str, Any]:
     """A library class's arguments and their defaults."""
-    parameters = inspect.signature(model.__init__).parameters.values()
+    parameters = inspect.signature(model).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
 
