@@ -382,7 +382,7 @@ def _weights(backbone: BackboneConfig, missing: Level) -> Iterator[Finding]:
     if clip is not None:
         activation = _activation(name, clip)
         yield activation
-        clip = clip if activation.level == "ok" else None
+        clip = clip if activation.level != "problem" else None
     networks: tuple[tuple[str, Any, Callable[[Any], Path]], ...] = (
         ("Stable Diffusion", backbone.sd, sd_folder_here),
         ("CLIP", clip, clip_weights),
@@ -400,13 +400,16 @@ def _weights(backbone: BackboneConfig, missing: Level) -> Iterator[Finding]:
 
 def _activation(name: str, config: ClipConfig) -> Finding:
     """Whether CLIP's activation is that of its weights: OpenAI's need QuickGELU."""
+    from pipeline.networks.activation import UNKNOWN_ADVICE
     from pipeline.networks.checkpoints import BackboneError
-    from pipeline.networks.clip import known_weights
+    from pipeline.networks.clip import activation_doubt
 
     try:
-        known_weights(config)
+        doubt = activation_doubt(config)
     except BackboneError as error:
         return Finding.of_error("activation", error)
+    if doubt:
+        return Finding("activation", "note", f"{name}: {doubt}", UNKNOWN_ADVICE)
     weights = config.pretrained or "its own weights"
     both = f"{config.model} has the activation that {weights} was trained with"
     return Finding("activation", "ok", f"{name}: {both}")

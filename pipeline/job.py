@@ -57,6 +57,7 @@ class Job(Networks):
             "backbone": self.config.backbone.model_dump(mode="json"),
             "dataset": self.config.dataset.name,
             "injection": dict(self.injection_sites),
+            "aliases": dict(self.recipe.aliases),
             "device": str(self.extractor.device),
             "batch_size": self.extractor.batch_size,
             "compile": self.config.extraction.compile,
@@ -101,7 +102,14 @@ def _load_sd(config: Config) -> Networks:
     return Networks(
         config=config,
         extractor=Extractor(backbone, extraction, injection, _batch_size(config, backbone.device)),
-        recipe=make_recipe(backbone.digests, resolution, extraction, injection_digest),
+        recipe=make_recipe(
+            backbone.digests,
+            resolution,
+            extraction,
+            injection_digest,
+            backbone.clip.activation,
+            backbone.aliases,
+        ),
         specs=array_specs(geometry, extraction),
         injection_sites=injection_sites,
     )
@@ -115,7 +123,7 @@ def _load_vision(config: Config) -> Networks:
     return Networks(
         config=config,
         extractor=VisionExtractor(tower, _batch_size(config, tower.device)),
-        recipe=vision_recipe(tower.digest, resolution, extraction),
+        recipe=vision_recipe(tower.digest, resolution, extraction, tower.aliases),
         specs=vision_specs(tower.geometry, extraction),
         injection_sites={},
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache import FeatureStore, StorePath, StoreWriter
+from cache import FeatureStore, Recipe, StorePath, StoreWriter
 from cache.units import human_seconds, printable
 from configs import Config
 from pipeline.compute import Listener, compute_tasks
@@ -117,8 +117,7 @@ def precompute(
     for note in job.dataset.notes:
         log(printable(note))
 
-    fingerprint = job.recipe.fingerprint
-    out = out or default_store(config, fingerprint)
+    out = out or default_store(config, job.recipe)
     writer = StoreWriter.open(
         out,
         job.recipe,
@@ -127,6 +126,9 @@ def precompute(
         shard_size=config.extraction.shard_size,
         provenance=job.provenance(),
     )
+    fingerprint = writer.recipe.fingerprint
+    if fingerprint != job.recipe.fingerprint:
+        log(f"{out} names the same networks by older digests; it goes on under its fingerprint")
     tasks = [task for task in writer.pending() if part.owns(task.shard)]
     log(f"store {out} ({fingerprint[:12]}): pieces of work to do: {len(tasks)}")
     shares: list[WorkerShare] = []
@@ -174,9 +176,16 @@ def _quarantined(store: FeatureStore, collection: Collection, dataset: Dataset) 
     return reasons
 
 
-def default_store(config: Config, fingerprint: str) -> Path:
-    """Where a store goes when no place is given: named after its images and its recipe."""
-    return Path("stores") / f"{config.dataset.name}-{fingerprint[:12]}"
+def default_store(config: Config, recipe: Recipe) -> Path:
+    """Where a store goes if no place is given: it is named after its images and its recipe.
+
+    A store that an earlier version made of this recipe, under another fingerprint, goes on.
+    """
+    places = [
+        Path("stores") / f"{config.dataset.name}-{spelled.fingerprint[:12]}"
+        for spelled in recipe.spellings()
+    ]
+    return next((place for place in places if place.exists()), places[0])
 
 
 def _on_cpu(config: Config) -> Config:

@@ -177,23 +177,27 @@ def _former_root(path: Path, origin: Origin) -> RootDocument:
     """
     data = read_file(path / DOCUMENT) or b""
     shard_size = _shard_size(path)
-    former = RootDocument(origin.recipe, shard_size or 1, dict(origin.provenance))
-    text = former.to_bytes()
-    recipe = text[text.index(b'"recipe"') : text.index(b'"fingerprint"')]
-    is_ours = recipe in data or origin.recipe.fingerprint.encode() in data
-    if shard_size is None or not is_ours:
+    recipe = next((r for r in origin.recipe.spellings() if _shows(r, data)), None)
+    if shard_size is None or recipe is None:
         raise StoreError(
             f"{path / DOCUMENT}: too damaged to tell the store's recipe; restore it from a copy, "
             "or compute the store again in another folder"
         )
     try:
         attributes = json.loads(data)["attributes"]
-        kept = RootDocument(origin.recipe, shard_size, dict(attributes["provenance"]))
+        kept = RootDocument(recipe, shard_size, dict(attributes["provenance"]))
         if json.loads(kept.to_bytes())["attributes"][SEAL] == attributes[SEAL]:
             return kept
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    return former
+    return RootDocument(recipe, shard_size, dict(origin.provenance))
+
+
+def _shows(recipe: Recipe, document: bytes) -> bool:
+    """Whether a recipe or its fingerprint is in what is left of a root document."""
+    text = RootDocument(recipe, 1, {}).to_bytes()
+    fields = text[text.index(b'"recipe"') : text.index(b'"fingerprint"')]
+    return fields in document or recipe.fingerprint.encode() in document
 
 
 def _shard_size(path: Path) -> int | None:

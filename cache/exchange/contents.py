@@ -130,7 +130,7 @@ class Description:
         try:
             described = cls(
                 layout=_of_type(str, document["layout"]),
-                recipe=Recipe(_of_type(dict, document["recipe"])),
+                recipe=Recipe.recorded(_of_type(dict, document["recipe"]), document["provenance"]),
                 provenance=_of_type(dict, document["provenance"]),
                 shard_size=_of_type(int, document["shard_size"]),
                 arrays={

@@ -133,7 +133,7 @@ class _Import:
                 shard.commit()
         return ImportReport(
             path=out,
-            fingerprint=described.recipe.fingerprint,
+            fingerprint=writer.recipe.fingerprint,
             arrays=list(described.arrays),
             n_images=len(images),
             n_quarantined=len(described.quarantined),

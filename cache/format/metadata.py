@@ -80,7 +80,7 @@ def read_root(path: StorePath) -> RootDocument:
                 "use the version that wrote it"
             )
         root = RootDocument(
-            recipe=Recipe(attributes["recipe"]),
+            recipe=Recipe.recorded(attributes["recipe"], attributes["provenance"]),
             shard_size=attributes["shard_size"],
             provenance=attributes["provenance"],
         )

@@ -85,6 +85,8 @@ class StoreWriter:
         """All rows of the store, in order: more than were asked for where it had some before."""
         self.arrays = {spec.name: spec for spec in arrays}
         """The features this writer computes, by name."""
+        self.recipe = metadata.root.recipe
+        """The store's, which may call the same networks by other digests than were asked for."""
         self.shard_size = metadata.root.shard_size
         """Images per shard."""
         self._metadata = metadata

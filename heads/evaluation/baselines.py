@@ -59,11 +59,8 @@ def find_baselines(
         layers = config.train.layers or config.extraction.layers
         arrays = feature_arrays(families, timesteps, layers)
         giving = [store for store in stores if _gives(store, name, families, arrays)]
-        able: dict[str, list[FeatureStore]] = {}
-        for store in giving:
-            if store not in strangers:
-                able.setdefault(store.fingerprint, []).append(store)
-        complete = [group for group in able.values() if _have_all(group, arrays, images)]
+        able = _of_one_recipe([store for store in giving if store not in strangers])
+        complete = [group for group in able if _have_all(group, arrays, images)]
         if complete:
             found.append(Baseline(name, tuple(complete[0]), tuple(arrays)))
         elif able:
@@ -120,6 +117,20 @@ def _of_other_pictures(stores: Sequence[FeatureStore]) -> list[FeatureStore]:
         else:
             pictures |= own
     return others
+
+
+def _of_one_recipe(stores: Sequence[FeatureStore]) -> list[list[FeatureStore]]:
+    """Stores that can be read together, in groups; not by fingerprint, of which one recipe may
+    have several."""
+    groups: list[list[FeatureStore]] = []
+    for store in stores:
+        for group in groups:
+            if not group[0].recipe.differences(store.recipe):
+                group.append(store)
+                break
+        else:
+            groups.append([store])
+    return groups
 
 
 def _gives(

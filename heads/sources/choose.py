@@ -62,12 +62,11 @@ def choose_source(
             f"injection at {', '.join(trained)} requires gradients; {computed.start}"
         )
     if stores:
-        asked = dict((recipe or stores[0].recipe).fields)
-        if injection is not None or "injection" in asked:
-            asked["injection"] = (
-                injection.digest() if isinstance(injection, Injection) else injection
-            )
-        recipe = Recipe(asked)
+        recipe = recipe or stores[0].recipe
+        if injection is not None or "injection" in recipe.fields:
+            # A random injection is named in the recipe, not hashed.
+            digest = injection.digest() if isinstance(injection, Injection) else injection
+            recipe = recipe.updated({"injection": digest})
     return CachedFeatures(stores, arrays, device, recipe), (
         f"features: cached in {places}: no injection parameter requires a gradient, "
         "so the backbone is not loaded"

@@ -63,10 +63,11 @@ class ComputedFeatures(ABC):
         computed = {name: match for name in arrays if (match := _SD_ARRAY.fullmatch(name))}
         stored = [name for name in arrays if name not in computed]
         if stores:
-            asked = dict((recipe or stores[0].recipe).fields)
             # Latents and CLIP tokens do not depend on it.
-            asked["injection"] = stores[0].recipe.fields.get("injection")
-            recipe = Recipe({**asked, **backbone.digests})
+            injection = stores[0].recipe.fields.get("injection")
+            recipe = (recipe or stores[0].recipe).updated(
+                {"injection": injection, **backbone.digests}, backbone.aliases
+            )
         read = list(dict.fromkeys((LATENT, *inputs, *stored)))
         self._stored = CachedFeatures(stores, read, backbone.device, recipe)
         self.recipe = stores[0].recipe

@@ -128,6 +128,7 @@ class Run:
                 "path": str(store.path.resolve()),
                 "fingerprint": store.fingerprint,
                 "recipe": dict(store.recipe.fields),
+                "provenance": {"aliases": dict(store.recipe.aliases)},
             }
             for store in stores
         ]
@@ -180,6 +181,13 @@ class Run:
             return None
         return _version_in(document) if isinstance(document, dict) else None
 
+    def recipes(self) -> list[Recipe]:
+        """The recipes of the stores that the run read, one for each. Raises RunError."""
+        return [
+            Recipe.recorded(entry["recipe"], entry.get("provenance"))
+            for entry in self.facts()["stores"]
+        ]
+
     def store_paths(self) -> list[StorePath]:
         """Where the run's stores were."""
         return [store_path(str(entry["path"])) for entry in self.facts()["stores"]]
@@ -195,13 +203,12 @@ class Run:
 
     def check_stores(self, stores: Sequence[FeatureStore]) -> None:
         """Raise RecipeMismatch unless these are stores of the recipes that the run read."""
-        known = {entry["fingerprint"]: entry for entry in self.facts()["stores"]}
+        known = self.recipes()
         for store in stores:
-            if store.fingerprint not in known:
-                expected = Recipe(next(iter(known.values()))["recipe"])
+            if all(store.recipe.differences(recipe) for recipe in known):
                 raise RecipeMismatch(
                     f"{store.path}: not the store that {self.folder} was trained on "
-                    f"({'; '.join(store.recipe.differences(expected))}); give that one"
+                    f"({'; '.join(store.recipe.differences(known[0]))}); give that one"
                 )
 
     def image_ids(self) -> list[str]:

@@ -56,8 +56,8 @@ def open_several(
         if len(alike) > 1:
             networks = replace(networks, extractor=_shared(networks, [configs[n] for n in alike]))
         for n in alike:
-            _check_recipe(runs[n], networks.recipe, trains_backbone(configs[n]))
-            opened[n] = Trained(runs[n], replace(networks, config=configs[n]))
+            recipe = _checked_recipe(runs[n], networks.recipe, trains_backbone(configs[n]))
+            opened[n] = Trained(runs[n], replace(networks, config=configs[n], recipe=recipe))
     return tuple(opened[n] for n in range(len(runs)))
 
 
@@ -99,15 +99,19 @@ def _for_use(run: Run) -> Config:
     return config.model_copy(update={"extraction": extraction})
 
 
-def _check_recipe(run: Run, recipe: Recipe, learns_in_front: bool) -> None:
-    """Raise RunError unless these networks are those that the run was trained on."""
-    fields = dict(run.facts()["stores"][0]["recipe"])
+def _checked_recipe(run: Run, recipe: Recipe, learns_in_front: bool) -> Recipe:
+    """The recipe of these networks, with the digests that the run's stores have for them.
+
+    Raises RunError unless these networks are those that the run was trained on.
+    """
+    trained_on = run.recipes()[0]
     if learns_in_front:
         # What was injected into the store's layers did not matter.
-        fields["injection"] = recipe.fields.get("injection")
-    differences = Recipe(fields).differences(recipe)
+        trained_on = trained_on.updated({"injection": recipe.fields.get("injection")})
+    differences = trained_on.differences(recipe)
     if differences:
         raise RunError(
             f"{run.folder}: its backbone is not the one it was trained on "
             f"({'; '.join(differences)}); restore those weights, or train a new run"
         )
+    return recipe.spelled_as(trained_on)

@@ -139,11 +139,21 @@ def make_recipe(
     resolution: int,
     extraction: ExtractionConfig,
     injection_digest: str | None,
+    clip_activation: str | None = None,
+    aliases: Mapping[str, Sequence[str]] = {},
 ) -> Recipe:
-    """Everything that changes a number, and nothing else."""
+    """Everything that changes a number, and nothing else.
+
+    Args:
+        digests: of the networks, by field.
+        clip_activation: of CLIP's blocks; None if there is no CLIP.
+        aliases: digests that older stores may hold in place of `digests`, by field.
+    """
+    activation = {} if clip_activation is None else {"clip_activation": clip_activation}
     return Recipe(
         {
             **digests,
+            **activation,
             "injection": injection_digest,
             "resolution": resolution,
             "preprocessing": {
@@ -156,5 +166,7 @@ def make_recipe(
             "ensemble": extraction.ensemble,
             "precision": extraction.precision,
             "store_dtype": extraction.store_dtype,
-        }
+        },
+        # Older stores do not spell out the activation: the digest of CLIP includes it.
+        {**aliases, **{name: [None] for name in activation}},
     )

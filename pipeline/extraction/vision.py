@@ -73,8 +73,13 @@ def vision_specs(geometry: VisionGeometry, extraction: ExtractionConfig) -> list
     ]
 
 
-def vision_recipe(digest: str, resolution: int, extraction: ExtractionConfig) -> Recipe:
-    """Everything that changes a number of a timm backbone: nothing of noise is in it."""
+def vision_recipe(
+    digest: str, resolution: int, extraction: ExtractionConfig, aliases: Sequence[str] = ()
+) -> Recipe:
+    """Everything that changes a number of a timm backbone: nothing of noise is in it.
+
+    `aliases` are digests that older stores may hold in place of `digest`.
+    """
     fields = make_recipe({"vision": digest}, resolution, extraction, None).fields
     matters = ("vision", "resolution", "preprocessing", "precision", "store_dtype")
-    return Recipe({key: fields[key] for key in matters})
+    return Recipe({key: fields[key] for key in matters}, {"vision": aliases})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -27,7 +27,8 @@ class Backbone:
     """Frozen networks on `device`, computing in `dtype`; every result is float32.
 
     `alphas_cumprod` is [T] and `null_prompt` [1, L, D]; `digests` are those of `unet`, `vae`,
-    `null_prompt`, `scheduler` and `clip`.
+    `null_prompt`, `scheduler` and `clip`; `aliases` are the digests that older stores may hold in
+    place of these, by the same names.
     """
 
     unet: UNet2DConditionModel
@@ -40,6 +41,7 @@ class Backbone:
     dtype: torch.dtype
     vae_pixels: VaePixels = "signed"
     """Range in which pixels enter the VAE: -1 to 1, or 0 to 255."""
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def channels(self) -> dict[str, int]:
@@ -127,6 +129,7 @@ def load_backbone(
         digests=digests,
         device=target,
         dtype=dtype,
+        aliases={**sd.aliases, "clip": clip.aliases},
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from open_clip.model import (
 from torch import Tensor, nn
 
 from configs import ClipConfig
+from pipeline.networks.activation import UNKNOWN_ADVICE, activation_of, unknown_activation
 from pipeline.networks.architecture import check_fits
 from pipeline.networks.checkpoints import (
     CLIP_WEIGHTS,
@@ -35,9 +38,12 @@ from pipeline.networks.checkpoints import (
     read_json,
 )
 from pipeline.networks.clip_config import FOLDER, HUB, ClipArchitecture, read_architecture
-from pipeline.networks.digest import digest_tensors
+from pipeline.networks.digest import digest_named, digest_values, hash_tensors
+from pipeline.networks.settings import clip_settings, plain
 from pipeline.networks.stable_diffusion import RANDOM_SEED
 from pipeline.networks.torchscript import is_torchscript, read_torchscript, torchscript_names
+
+_log = logging.getLogger(__name__)
 
 QUICK_GELU_HINT = "OpenAI's weights need QuickGELU: use the model name that ends in -quickgelu"
 
@@ -50,7 +56,8 @@ class ClipVision:
     """A frozen visual tower, float32 on the CPU, and how its input is normalised.
 
     `tokens` is the token map's shape (D, h, w), `embedding` the length E of the image embedding;
-    `mean` and `std` are per RGB channel in [0, 1].
+    `mean` and `std` are per RGB channel in [0, 1]. `activation` is that of the blocks, as
+    `quick_gelu` or `gelu`; `aliases` are digests that older stores may hold in place of `digest`.
     """
 
     visual: nn.Module
@@ -59,6 +66,8 @@ class ClipVision:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     digest: str
+    activation: str = "gelu"
+    aliases: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -71,7 +80,8 @@ def load_clip(config: ClipConfig, resolution: int, random_weights: bool = False)
 
     Position embeddings are interpolated where the weights were trained at another size, as
     open_clip does. Raises BackboneError for unknown names, missing or damaged files, weights
-    that do not fit the model, and an activation that does not match the weights.
+    that do not fit the model, and an activation that does not match the weights; logs a warning
+    if nothing says which activation the weights need.
     """
     architecture = read_architecture(config.model)
     preprocess = dict(architecture.preprocess)
@@ -84,20 +94,52 @@ def load_clip(config: ClipConfig, resolution: int, random_weights: bool = False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         model = build_clip(config, resolution)
+    trained: dict[str, Tensor] = {}
     if weights is not None:
-        _load_weights(model, weights, architecture)
+        doubt = activation_doubt(config)
+        if doubt:
+            _log.warning("%s; %s", doubt, UNKNOWN_ADVICE)
+        trained = _load_weights(model, weights, architecture)
     visual = model.visual.eval().requires_grad_(False)
     mean = _rgb(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN), "mean", config.model)
     std = _rgb(preprocess.get("std", open_clip.OPENAI_DATASET_STD), "std", config.model)
     if min(std) <= 0:
         raise BackboneError(f"{config.model}: std is {list(std)}; it must be above zero")
-    vision = {k: v for k, v in architecture.model["vision_cfg"].items() if k != "image_size"}
-    quick_gelu = bool(architecture.model.get("quick_gelu", False))
-    digest = digest_tensors(
-        visual.state_dict(), {"vision": vision, "quick_gelu": quick_gelu, "mean": mean, "std": std}
-    )
+    activation = activation_of(visual)
+    digest, alias = _digests(visual, trained, architecture, activation, mean, std)
     tokens, embedding = clip_shapes(visual, resolution)
-    return ClipVision(visual, tokens, embedding, mean, std, digest)
+    return ClipVision(visual, tokens, embedding, mean, std, digest, activation, (alias,))
+
+
+def _digests(
+    visual: nn.Module,
+    trained: Mapping[str, Tensor],
+    architecture: ClipArchitecture,
+    activation: str,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> tuple[str, str]:
+    """The tower's digest, and the one that older stores hold.
+
+    `trained` are tensors as they were before they were resized to the model's resolution: the last
+    bits of interpolated ones may differ between machines.
+    """
+    hashed = hash_tensors(visual.state_dict())
+    vision = architecture.model["vision_cfg"]
+    settings = {
+        "vision": clip_settings(vision),
+        "activation": activation,
+        "mean": plain(mean),
+        "std": plain(std),
+    }
+    as_spelled = {
+        "vision": {key: value for key, value in vision.items() if key != "image_size"},
+        "quick_gelu": bool(architecture.model.get("quick_gelu", False)),
+        "mean": mean,
+        "std": std,
+    }
+    as_trained = hashed | hash_tensors(trained)
+    return digest_values(as_trained.values(), settings), digest_named(hashed, as_spelled)
 
 
 def build_clip(config: ClipConfig, resolution: int) -> CLIP | CustomTextCLIP:
@@ -212,6 +254,18 @@ def _weights_of_model(name: str) -> tuple[Path | None, dict[str, Any]]:
     )
 
 
+def activation_doubt(config: ClipConfig) -> str | None:
+    """What nothing says about the activation that the weights need; None if something does.
+
+    Raises BackboneError as `known_weights` does.
+    """
+    path, _ = known_weights(config)
+    if path is None or _needs_quick_gelu(path) is not None:
+        return None
+    architecture = read_architecture(config.model)
+    return unknown_activation(path, architecture.name, architecture.model)
+
+
 def _find_weights(config: ClipConfig) -> tuple[Path, dict[str, Any]]:
     """The weights file, and what open_clip knows about its tag (empty for a local file)."""
     path, tag = known_weights(config)
@@ -233,14 +287,19 @@ def weights_label(config: ClipConfig) -> str:
 
 
 def _check_quick_gelu_of_file(path: Path, architecture: ClipArchitecture) -> None:
-    """A local file says which activation it needs by its configuration, its name or its format."""
+    needed = _needs_quick_gelu(path)
+    if needed is not None:
+        _check_quick_gelu(architecture, needed, str(path))
+
+
+def _needs_quick_gelu(path: Path) -> bool | None:
+    """Whether a local file's weights were trained with QuickGELU, by the configuration beside
+    it, by its name or by its format; None if none of them says so."""
     beside = path.parent / "open_clip_config.json"
     if beside.is_file():
         model = read_json(beside).get("model_cfg", {})
-        trained = isinstance(model, dict) and bool(model.get("quick_gelu", False))
-        _check_quick_gelu(architecture, trained, str(path))
-    elif "openai" in path.stem.lower() or _is_openai_archive(path):
-        _check_quick_gelu(architecture, True, str(path))
+        return isinstance(model, dict) and bool(model.get("quick_gelu", False))
+    return True if "openai" in path.stem.lower() or _is_openai_archive(path) else None
 
 
 def _is_openai_archive(path: Path) -> bool:
@@ -258,9 +317,12 @@ def _check_quick_gelu(architecture: ClipArchitecture, weights_need: bool, weight
         )
 
 
-def _load_weights(model: CLIP | CustomTextCLIP, path: Path, architecture: ClipArchitecture) -> None:
+def _load_weights(
+    model: CLIP | CustomTextCLIP, path: Path, architecture: ClipArchitecture
+) -> dict[str, Tensor]:
+    """Load a file; returns the visual tower's tensors that had to be resized, as they were."""
     try:
-        _fill(model, _read_state(path))
+        return _fill(model, _read_state(path))
     except BackboneError:
         raise
     except pickle.UnpicklingError:
@@ -287,9 +349,12 @@ def _read_state(path: Path) -> dict[str, Any]:
     return load_state_dict(str(path), weights_only=True)
 
 
-def _fill(model: CLIP | CustomTextCLIP, state: dict[str, Any]) -> None:
+def _fill(model: CLIP | CustomTextCLIP, state: dict[str, Any]) -> dict[str, Tensor]:
     """What `open_clip.load_checkpoint` does with a file's tensors, but in float32: position
-    embeddings in float16 it cannot resize. Raises whatever torch and open_clip raise."""
+    embeddings in float16 it cannot resize. Raises whatever torch and open_clip raise.
+
+    Returns the visual tower's tensors that were resized, as they were in the file.
+    """
     own = model.state_dict().keys()
     state = {
         name: t.float() if torch.is_tensor(t) and t.is_floating_point() else t
@@ -304,9 +369,18 @@ def _fill(model: CLIP | CustomTextCLIP, state: dict[str, Any]) -> None:
         own = getattr(model, name, None)
         if name in state and own is not None:
             state[name] = state[name].reshape(own.shape)
+    before = {name: t for name, t in state.items() if name.startswith(_VISUAL)}
     resize_pos_embed(state, model)
     resize_text_pos_embed(state, model)
     model.load_state_dict(state, strict=True)
+    return {
+        name.removeprefix(_VISUAL): tensor
+        for name, tensor in before.items()
+        if tensor.shape != state[name].shape
+    }
+
+
+_VISUAL = "visual."
 
 
 def _check_archive(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,18 @@ from pipeline.networks.checkpoints import (
     read_json,
     sd_folder,
 )
-from pipeline.networks.digest import digest_tensors
+from pipeline.networks.digest import digest_tensors, digest_values, hash_tensors
+from pipeline.networks.older_digests import (
+    older_model_digest,
+    older_prompt_digests,
+    older_schedule_digests,
+)
+from pipeline.networks.settings import (
+    scheduler_settings,
+    text_settings,
+    unet_settings,
+    vae_settings,
+)
 from pipeline.networks.single_file import (
     NOT_SD,
     USE_FOLDER,
@@ -43,8 +54,8 @@ RANDOM_SEED = 0
 
 _NETWORKS = ("unet", "vae")
 
-_IDLE_KEYS = {"sample_size", "transformers_version", "torch_dtype", "dtype", "architectures"}
-"""Configuration keys that say nothing about what a network computes."""
+_UNET_PARTS = ("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks")
+"""What of the UNet runs, its last up block excepted."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,8 @@ class StableDiffusion:
     """The frozen parts stage 1 uses, float32 on the CPU, without the VAE's decoder.
 
     `alphas_cumprod` is float32 [T], `null_prompt` float32 [1, L, D]; `digests` names what the
-    features depend on: `unet`, `vae`, `null_prompt`, `scheduler`.
+    features depend on: `unet`, `vae`, `null_prompt`, `scheduler`. `aliases` are the digests that
+    older stores may hold in place of these, by name.
     """
 
     unet: UNet2DConditionModel
@@ -60,6 +72,16 @@ class StableDiffusion:
     alphas_cumprod: Tensor
     null_prompt: Tensor
     digests: Mapping[str, str]
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """The empty prompt's embedding [1, L, D], its digest, and those that older stores may hold."""
+
+    embedding: Tensor
+    digest: str
+    aliases: tuple[str, ...] = ()
 
 
 def load_stable_diffusion(config: SDConfig) -> StableDiffusion:
@@ -92,8 +114,8 @@ def _load_single_file(file: Path) -> StableDiffusion:
         raise BackboneError(f"{file}: {NOT_SD} ({one_line(error)}); {USE_FOLDER}") from None
     encoder, tokens, config = read_text_encoder(file)
     embedding = encoder(tokens).last_hidden_state
-    digest = digest_tensors({**encoder.state_dict(), "token_ids": tokens}, _what_matters(config))
-    return _assemble(unet, vae, architecture, (embedding, digest), str(file))
+    prompt = _Prompt(embedding, *_prompt_digests(encoder, tokens, None, config))
+    return _assemble(unet, vae, architecture, prompt, str(file))
 
 
 def random_stable_diffusion(config: SDConfig) -> StableDiffusion:
@@ -104,7 +126,7 @@ def random_stable_diffusion(config: SDConfig) -> StableDiffusion:
         unet, vae = build_architecture(architecture)
         shape = (1, architecture["prompt_tokens"], unet.config.cross_attention_dim)
         null_prompt = torch.randn(shape)
-    prompt = null_prompt, digest_tensors({"embedding": null_prompt})
+    prompt = _Prompt(null_prompt, digest_tensors({"embedding": null_prompt}))
     return _assemble(unet, vae, architecture, prompt, config.source)
 
 
@@ -210,20 +232,14 @@ def _alphas_cumprod(config: Mapping[str, Any], source: str) -> Tensor:
         ) from None
 
 
-def _what_matters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a model's configuration that changes a number."""
-    private = {key for key in config if key.startswith("_")}
-    return {key: value for key, value in config.items() if key not in private | _IDLE_KEYS}
-
-
 def _assemble(
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
     architecture: Mapping[str, Any],
-    prompt: tuple[Tensor, str],
+    prompt: _Prompt,
     source: str,
 ) -> StableDiffusion:
-    null_prompt, prompt_digest = prompt
+    null_prompt = prompt.embedding
     alphas = _alphas_cumprod(architecture["scheduler"], source)
     scaling = vae.config.scaling_factor
     if isinstance(scaling, bool) or not isinstance(scaling, int | float):
@@ -245,15 +261,37 @@ def _assemble(
         )
     # Only the encoder changes a number; the decoder would only take memory.
     del vae.decoder, vae.post_quant_conv
+    hashes = {"unet": hash_tensors(unet.state_dict()), "vae": hash_tensors(vae.state_dict())}
+    running = _running_tensors(unet)
     digests = {
-        "unet": digest_tensors(unet.state_dict(), _what_matters(architecture["unet"])),
-        "vae": digest_tensors(vae.state_dict(), _what_matters(architecture["vae"])),
-        "null_prompt": prompt_digest,
-        "scheduler": digest_tensors({"alphas_cumprod": alphas}),
+        "unet": digest_values(
+            [hashed for name, hashed in hashes["unet"].items() if name in running],
+            unet_settings(architecture["unet"]),
+        ),
+        "vae": digest_values(hashes["vae"].values(), vae_settings(architecture["vae"])),
+        "null_prompt": prompt.digest,
+        # Of what the alphas follow from: their own last bits may differ between machines.
+        "scheduler": digest_values([], scheduler_settings(architecture["scheduler"])),
     }
+    aliases = {
+        **{
+            part: (older_model_digest(hashed, architecture[part]),)
+            for part, hashed in hashes.items()
+        },
+        "scheduler": older_schedule_digests(alphas, architecture["scheduler"]),
+    }
+    if prompt.aliases:
+        aliases["null_prompt"] = prompt.aliases
     for model in (unet, vae):
         model.eval().requires_grad_(False)
-    return StableDiffusion(unet, vae, alphas, null_prompt.float(), digests)
+    return StableDiffusion(unet, vae, alphas, null_prompt.float(), digests, aliases)
+
+
+def _running_tensors(unet: UNet2DConditionModel) -> set[str]:
+    """Names of the UNet's tensors that a feature depends on; the last up block never runs."""
+    last = f"up_blocks.{len(unet.up_blocks) - 1}."
+    names = {f"{part}.{name}" for part in _UNET_PARTS for name in getattr(unet, part).state_dict()}
+    return {name for name in names if not name.startswith(last)}
 
 
 def _load_component(cls: type[ModelMixin], folder: Path, variant: str | None) -> Any:
@@ -277,8 +315,8 @@ def _load_component(cls: type[ModelMixin], folder: Path, variant: str | None) ->
     return model
 
 
-def _null_prompt(folder: Path, width: int) -> tuple[Tensor, str]:
-    """The empty prompt's embedding [1, L, D] and a digest of what it was computed from.
+def _null_prompt(folder: Path, width: int) -> _Prompt:
+    """The empty prompt's embedding and a digest of what it was computed from.
 
     The digest is taken of inputs (weights and tokens), not of the result, whose last bits may
     differ between machines.
@@ -329,13 +367,35 @@ def _null_prompt(folder: Path, width: int) -> tuple[Tensor, str]:
     mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
     with torch.no_grad():
         embedding = encoder(tokens.input_ids, attention_mask=mask).last_hidden_state
-    digest = digest_tensors(
-        {**encoder.state_dict(), "token_ids": tokens.input_ids}, _what_matters(architecture)
+    return _Prompt(embedding, *_prompt_digests(encoder, tokens.input_ids, mask, architecture))
+
+
+def _prompt_digests(
+    encoder: Any, token_ids: Tensor, mask: Tensor | None, architecture: Mapping[str, Any]
+) -> tuple[str, tuple[str, ...]]:
+    """The digest of a prompt [1, L] and what computes its embedding, and those of older stores.
+
+    Of the vocabulary only the rows of the prompt's tokens count, in the prompt's order, which
+    says what the numbers of the tokens would.
+    """
+    state = encoder.state_dict()
+    vocabulary = encoder.get_input_embeddings().weight
+    hashed = hash_tensors(state | {"": vocabulary[token_ids[0]]})
+    rows = hashed.pop("")
+    values = [
+        rows if state[name].data_ptr() == vocabulary.data_ptr() else value
+        for name, value in hashed.items()
+    ]
+    settings = text_settings(encoder.config)
+    if mask is not None:
+        settings["mask"] = mask[0].tolist()
+    return (
+        digest_values(values, settings),
+        older_prompt_digests(hashed, token_ids, architecture),
     )
-    return embedding, digest
 
 
-def _stored_prompt(path: Path) -> tuple[Tensor, str]:
+def _stored_prompt(path: Path) -> _Prompt:
     check_safetensors_file(path)
     try:
         embedding = load_file(path).get("embedding")
@@ -350,4 +410,4 @@ def _stored_prompt(path: Path) -> tuple[Tensor, str]:
         or not embedding.is_floating_point()
     ):
         raise BackboneError(f"{path}: must hold a tensor `embedding` of shape [1, L, D]")
-    return embedding.float(), digest_tensors({"embedding": embedding.float()})
+    return _Prompt(embedding.float(), digest_tensors({"embedding": embedding.float()}))

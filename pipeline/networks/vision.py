@@ -24,7 +24,8 @@ from pipeline.networks.checkpoints import (
     one_line,
     read_json,
 )
-from pipeline.networks.digest import digest_tensors
+from pipeline.networks.digest import digest_named, digest_values, hash_tensors
+from pipeline.networks.settings import timm_names, timm_settings
 from pipeline.networks.stable_diffusion import RANDOM_SEED
 from pipeline.networks.transfer import to_device
 
@@ -45,7 +46,7 @@ class VisionTower:
     """A frozen transformer on `device`, computing in `dtype`; every result is float32.
 
     `mean` and `std` are per RGB channel in [0, 1]; `digest` is that of the trained weights and of
-    what is done with them.
+    what is done with them, `aliases` those that older stores may hold in its place.
     """
 
     model: nn.Module
@@ -55,6 +56,7 @@ class VisionTower:
     digest: str
     device: torch.device
     dtype: torch.dtype
+    aliases: tuple[str, ...] = ()
 
     @torch.inference_mode()
     def encode(self, squares: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +87,7 @@ def load_vision(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
             model = _create(architecture, config.resolution)
-        state = model.state_dict()
+        tensors = {}
     else:
         path = _find_weights(_timm(config), architecture)
         tensors = _read_weights(path, blank)
@@ -96,21 +98,44 @@ def load_vision(
             raise BackboneError(
                 f"{path}: cannot be loaded into {architecture.name} ({one_line(error)})"
             ) from None
-        state = model.state_dict()
-        if _POSITIONS in tensors:
-            # As trained: the last bits of interpolated ones may differ between machines.
-            state[_POSITIONS] = tensors[_POSITIONS].float()
     mean, std = (architecture.statistics(model, key) for key in ("mean", "std"))
-    what = {
-        "architecture": architecture.name.partition(".")[0],
-        "model_args": architecture.arguments,
-        "mean": mean,
-        "std": std,
-    }
-    digest = digest_tensors(state, what)
+    digest, aliases = _digests(model.state_dict(), tensors, architecture, mean, std)
     model.eval().requires_grad_(False)
     nn.Module.to(model, target, dtype)
-    return VisionTower(model, geometry, mean, std, digest, target, dtype)
+    return VisionTower(model, geometry, mean, std, digest, target, dtype, aliases)
+
+
+def _digests(
+    state: Mapping[str, Tensor],
+    trained: Mapping[str, Tensor],
+    architecture: _Architecture,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> tuple[str, tuple[str, ...]]:
+    """The tower's digest, and those that older stores may hold.
+
+    `state` are the model's tensors, `trained` those of the file: what was interpolated counts as
+    it was trained, because the last bits of the result may differ between machines.
+    """
+    hashed = hash_tensors(state)
+    interpolated = {
+        name
+        for name, tensor in trained.items()
+        if name in state and tensor.numel() != state[name].numel()
+    }
+    in_file = hash_tensors(
+        {name: trained[name].float() for name in {*interpolated, _POSITIONS} & trained.keys()}
+    )
+    as_trained = hashed | {name: in_file[name] for name in interpolated}
+    settings = timm_settings(architecture.name, architecture.arguments, mean, std)
+    # Older digests have timm's name as it was configured, and of the file only the positions.
+    named = hashed | {name: value for name, value in in_file.items() if name == _POSITIONS}
+    as_spelled = {"model_args": architecture.arguments, "mean": mean, "std": std}
+    aliases = tuple(
+        digest_named(named, {"architecture": name, **as_spelled})
+        for name in timm_names(architecture.name)
+    )
+    return digest_values(as_trained.values(), settings), aliases
 
 
 def vision_features(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,3 +67,38 @@ def test_a_recipe_does_not_change_with_the_mapping_it_was_made_from():
     before = recipe.fingerprint
     fields["clip"]["model"] = "b"
     assert recipe.fingerprint == before
+
+
+def test_an_alias_means_the_same_and_has_no_part_in_the_fingerprint():
+    plain = Recipe({"unet": "new", "seed": 0})
+    named = Recipe({"unet": "new", "act": "gelu", "seed": 0}, {"unet": ["old"], "act": [None]})
+    assert named.fingerprint == Recipe(dict(named.fields)).fingerprint
+    older = Recipe({"unet": "old", "seed": 0})
+    assert named.differences(older) == older.differences(named) == []
+    assert named.differences(plain) == []
+    assert plain.differences(older) == ['unet: store has "new", requested "old"']
+    other = Recipe({"unet": "other", "act": "silu", "seed": 1}, {"unet": ["old"]})
+    assert [line.split(":")[0] for line in named.differences(other)] == ["act", "seed", "unet"]
+    assert {r.fingerprint for r in named.spellings()} == {
+        Recipe({"unet": unet, "seed": 0} | act).fingerprint
+        for unet in ("new", "old")
+        for act in ({}, {"act": "gelu"})
+    }
+    assert next(named.spellings()).fingerprint == named.fingerprint
+
+
+def test_aliases_follow_their_fields():
+    named = Recipe({"unet": "new", "vae": "v"}, {"unet": ["old"], "vae": ["w"]})
+    changed = named.updated({"unet": "another", "seed": 1})
+    assert changed.fields == {"unet": "another", "vae": "v", "seed": 1}
+    assert changed.aliases == {"vae": ("w",)}
+    older = Recipe({"unet": "old", "vae": "v"})
+    assert named.spelled_as(older).fingerprint == older.fingerprint
+    assert named.spelled_as(older).differences(named) == []
+
+
+@pytest.mark.parametrize(
+    "provenance", [None, [], {}, {"aliases": 3}, {"aliases": {"unet": "old", "vae": [3]}}]
+)
+def test_aliases_that_make_no_sense_are_none(provenance):
+    assert Recipe.recorded({"unet": "new"}, provenance).aliases == {}

@@ -276,6 +276,18 @@ def test_quickgelu_must_be_that_of_the_weights() -> None:
     assert "-quickgelu" in wrong.advice
 
 
+def test_an_activation_that_nothing_tells_is_no_ok(tmp_path: Path) -> None:
+    overrides = tiny_backbone(tmp_path)
+    model = tmp_path / "clip" / "tiny-vit.json"
+    document = json.loads(model.read_text())
+    del document["quick_gelu"]
+    model.write_text(json.dumps(document))
+    note, *others = doctor.check_weights(asked(*overrides))
+    assert (note.check, note.level) == ("activation", "note")
+    assert "QuickGELU" in note.what and "open_clip_config.json" in note.advice
+    assert [finding.level for finding in others] == ["ok", "ok"]
+
+
 def test_weights_in_the_hub_cache_are_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -252,6 +252,7 @@ def test_a_single_file_is_the_folder_with_the_same_weights(pair: tuple[Path, Pat
     for layer, found_map in features(file).items():
         torch.testing.assert_close(found_map, expected_maps[layer], atol=1e-5, rtol=1e-5)
     assert not any(parameter.requires_grad for parameter in file.unet.parameters())
+    assert file.digests == folder.digests
 
 
 def test_half_precision_is_computed_in_float32(
