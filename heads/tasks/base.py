@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,8 @@ class Task(ABC, Generic[PartT, ExampleT]):
     monitor: ClassVar[str]
     """The metric on validation data by which the best weights are chosen; higher is better."""
 
+    needs_cells: ClassVar[bool] = False
+    """Whether the task reads descriptors of cells, and not of images alone."""
     compares_cells: ClassVar[bool] = False
     """Whether pooled descriptors are compared with cells, and so must be of the same space."""
 
@@ -61,6 +63,25 @@ class Task(ABC, Generic[PartT, ExampleT]):
     def layers(self, width: int) -> nn.Module:
         """What the task trains on top of descriptors of `width` channels."""
         return nn.Identity()
+
+    def folds(self, n: int, n_images: int) -> list[Self]:
+        """This task with training and validation parts cut from its own, to compare untrained
+        descriptors by; never the test part. None where these tell nothing.
+
+        Args:
+            n: how many folds at most.
+            n_images: images in each, at most.
+        """
+        return []
+
+    @property
+    def rating_name(self) -> str:
+        """What `rating` is."""
+        return self.monitor
+
+    def rating(self, score: Score) -> float:
+        """By which untrained descriptors are compared; higher is better."""
+        return score.metrics[self.monitor]
 
     @abstractmethod
     def batches(self, generator: torch.Generator) -> list[list[ExampleT]]:
@@ -123,6 +144,11 @@ class Located:
     def pooled(self, ids: Sequence[str]) -> Tensor:
         """[N, P]."""
         return self.descriptors.pooled[self.rows(ids)]
+
+    def corrected(self, ids: Sequence[str]) -> Tensor:
+        """What is trained of the pooled descriptors, [N, Q]: all of them, or a part."""
+        found = self.descriptors.corrected
+        return self.pooled(ids) if found is None else found[self.rows(ids)]
 
     def rows(self, ids: Sequence[str]) -> Tensor:
         """int64 [N]."""

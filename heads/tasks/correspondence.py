@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
 
     name = "correspondence"
     monitor = "pck@10"
+    needs_cells = True
 
     protocol: CorrespondenceProtocol
 
@@ -53,6 +55,14 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
                 " dataset that has some, or train.protocol=sketchfusion-release"
             )
         return in_batches(permuted(pairs, generator), self.settings.batch_size)
+
+    def folds(self, n: int, n_images: int) -> list[Self]:
+        """The training and the validation pairs themselves, some of each."""
+        train, val = (
+            CorrespondencePart(tuple(_spread(part.pairs, n_images // 4)))
+            for part in (self.parts.train, self.parts.val)
+        )
+        return [replace(self, parts=replace(self.parts, train=train, val=val))] if val else []
 
     def images(self, batch: Sequence[PointPair]) -> tuple[str, ...]:
         return unique([i for pair in batch for i in (pair.sketch, pair.photo)])
@@ -116,6 +126,11 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
             points[row, : len(own)] = self.frame.to_square(name, own).float()
             visible[row, : len(own)] = pair.visible
         return points, visible
+
+
+def _spread(pairs: Sequence[PointPair], n: int) -> Sequence[PointPair]:
+    """At most n of the pairs, evenly spaced."""
+    return pairs[:: max(1, -(-len(pairs) // max(n, 1)))]
 
 
 def best_points(correlation: Tensor, settings: CorrespondenceConfig) -> Tensor:

@@ -72,6 +72,7 @@ class Segmentation(Task[SegmentationPart, SegmentationPair]):
 
     name = "segmentation"
     monitor = "miou"
+    needs_cells = True
     compares_cells = True
 
     protocol: SegmentationProtocol

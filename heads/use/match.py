@@ -51,9 +51,11 @@ def match(
     asked = _checked(points, own)
     frame = trained.frame(sketch=own, photo=other)
     square = frame.to_square("sketch", torch.from_numpy(asked / own.image.size))
-    maps = trained.describe([own, other]).spatial
-    sampled = sample_descriptors(maps[:1], square[None].to(maps), SQUARE)
-    correlation = correlate(sampled, maps[1:])
+    ours, theirs = (
+        trained.describe([own], "sketch").spatial,
+        trained.describe([other], "photo").spatial,
+    )
+    correlation = correlate(sample_descriptors(ours, square[None].to(ours), SQUARE), theirs)
     matched = best_points(correlation, trained.config.train.correspondence)[0].cpu().double()
     found = frame.to_picture("photo", matched).clamp(0, 1).numpy() * other.image.size
     similarity = correlation[0].flatten(1).amax(1).cpu().numpy()

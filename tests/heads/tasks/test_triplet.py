@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from configs.train import Negatives
-from heads.tasks.triplet import triplet_loss
+from heads.tasks.losses import triplet_loss
 
 KINDS: tuple[Negatives, ...] = ("hard", "semi-hard")
 
