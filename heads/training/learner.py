@@ -89,14 +89,14 @@ class Learner(nn.Module):
         task: Task[Any, Any],
         source: FeatureSource,
         settings: TrainConfig,
-        kinds: Mapping[str, Domain | None],
+        kinds: Mapping[str, Domain | None] | None = None,
         choices: Choices | None = None,
     ) -> None:
         super().__init__()
         self.task = task
         self.source = source
         self.settings = settings
-        self.kinds = kinds
+        self.kinds = kinds or {}
         self.front = source.trained
         self.build(choices)
 

@@ -76,7 +76,7 @@ class Trained:
         # What is in front of the head is in the networks now, and may be a whole UNet.
         head = {n: t for n, t in self._checkpoint.tensors.items() if not n.startswith("front.")}
         self._checkpoint = replace(self._checkpoint, tensors=head)
-        self._known: OrderedDict[tuple[str, Domain], tuple[Tensor, Tensor]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, Domain | None], tuple[Tensor, Tensor]] = OrderedDict()
         self._stored: tuple[CachedFeatures, dict[str, str]] | None = None
         self._lock = threading.Lock()
 
@@ -145,8 +145,10 @@ class Trained:
         with self._lock:
             self._stored = source, ids
 
-    def describe(self, pictures: Sequence[LoadedPicture], kind: Domain) -> Descriptors:
-        """Descriptors of pictures of one kind, sketches or photos; the latest ones are remembered.
+    def describe(
+        self, pictures: Sequence[LoadedPicture], kind: Domain | None = None
+    ) -> Descriptors:
+        """Descriptors of pictures of one kind; the latest ones are remembered.
 
         Raises RunError where they are no numbers, ExtractionError where memory does not suffice.
         """
@@ -172,7 +174,7 @@ class Trained:
         return Descriptors(*map(torch.stack, zip(*rows, strict=True)))
 
     def describe_squares(
-        self, squares: np.ndarray, sha256s: Sequence[str], kind: Domain
+        self, squares: np.ndarray, sha256s: Sequence[str], kind: Domain | None = None
     ) -> Descriptors:
         """Descriptors of uint8 squares [B, 3, R, R] of pictures of one kind with these content
         hashes."""
@@ -190,7 +192,7 @@ class Trained:
         sizes = {name: picture.image.size for name, picture in pictures.items()}
         return Frame.of(self.recipe, sizes)
 
-    def _remember(self, sha256s: Sequence[str], kind: Domain, found: Descriptors) -> None:
+    def _remember(self, sha256s: Sequence[str], kind: Domain | None, found: Descriptors) -> None:
         keys = [(sha256, kind) for sha256 in sha256s]
         self._known |= zip(keys, zip(found.spatial, found.pooled, strict=True), strict=True)
 
