@@ -104,10 +104,11 @@ def examine(
         name, other = _score_beside(open_run(path), experiment, log)
         taken = name == own_name or name in baselines
         baselines[f"{name} ({path})" if taken else name] = other.metrics
+    lowest: dict[str, Score] = {}
     if floors:
         log("evaluating floors")
-        for name, floor in score_floors(task, experiment.dataset).items():
-            baselines[name] = floor.metrics
+        lowest = score_floors(task, experiment.dataset)
+        baselines |= {name: floor.metrics for name, floor in lowest.items()}
     paper = task.protocol.paper
     notes = [*_unfinished(run, experiment.config), *task.parts.notes, *score.notes]
     if paper is not None and not task.parts.complete:
@@ -123,6 +124,7 @@ def examine(
         metrics=dict(score.metrics),
         beside=dict(score.beside),
         baselines=baselines,
+        floors=list(lowest),
         missing=missing,
         chance=task.protocol.chance(task.parts.test),
         paper=dict(paper.results) if paper is not None and task.parts.complete else {},

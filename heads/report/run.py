@@ -83,7 +83,7 @@ def _header(run: Run, evaluation: Evaluation | None) -> Html:
         )
     else:
         figures = [(percent(value), name) for name, value in evaluation.metrics.items()]
-        metric = TASKS[evaluation.task].monitor
+        metric = TASKS[evaluation.task].headline
         others = {
             name: values[metric]
             for name, values in evaluation.baselines.items()

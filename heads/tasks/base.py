@@ -50,6 +50,9 @@ class Task(ABC, Generic[PartT, ExampleT]):
     monitor: ClassVar[str]
     """The metric on validation data by which the best weights are chosen; higher is better."""
 
+    headline: ClassVar[str]
+    """The metric that stands for the task where there is room for one."""
+
     needs_cells: ClassVar[bool] = False
     """Whether the task reads descriptors of cells, and not of images alone."""
     compares_cells: ClassVar[bool] = False

@@ -42,7 +42,7 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
     """Finds the photo's points for those of the sketch. Nothing is trained beyond descriptors."""
 
     name = "correspondence"
-    monitor = "pck@10"
+    monitor = headline = "pck@10"
     needs_cells = True
 
     protocol: CorrespondenceProtocol

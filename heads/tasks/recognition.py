@@ -73,7 +73,7 @@ class Recognition(Task[RecognitionPart, str]):
     """Examples are image ids. Without a classifier, the class with the nearest mean is taken."""
 
     name = "recognition"
-    monitor = "acc@1"
+    monitor = headline = "acc@1"
 
     protocol: RecognitionProtocol
 
