@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import load_config
+from heads.evaluation.alone import alone_configs
 from heads.evaluation.evaluate import evaluate, is_evaluated
 from heads.tasks import TASKS
 from heads.training.run import Run
@@ -52,8 +53,12 @@ def evaluated(
     precompute(config, store, log=note)
     run = Run(out / f"{task}-{seed}")
     if not is_evaluated(run):
+        beside = []
+        for name, alone in alone_configs(config).items():
+            beside.append(out / f"{task}-{seed}-{name}")
+            train(alone, [store], beside[-1], resume=True, log=note)
         train(config, [store], run.folder, resume=True, log=note)
-        evaluate(run.folder, log=note)
+        evaluate(run.folder, beside=beside, log=note)
     found: dict[str, Any] = json.loads(run.evaluation.read_text())
     return found
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,6 +14,8 @@ from configs.base import Layer, Section, StorePlace, Whole, one_is_a_list_of_one
 Family = Literal["sd", "clip", "clip_pooled", "dino", "dino_pooled"]
 Matcher = Literal["windowed", "soft-argmax", "nearest", "released"]
 Negatives = Literal["hard", "semi-hard"]
+Pooling = Literal["mean", "deviation", "extremes", "joined"]
+Weight = Annotated[float, Field(ge=0)]
 
 SITES = ("down.0", "down.1", "down.2", "down.3", "up.0", "up.1", "up.2")
 """Blocks of the UNet after which CLIP may be injected, in the order they run."""
@@ -84,9 +86,38 @@ class CorrespondenceConfig(Section):
     """Take the training pairs in another order in every epoch, or as the protocol lists them."""
 
 
-class TripletConfig(Section):
-    """A triplet loss over the sketches and photos of a batch."""
+class StatisticsConfig(Section):
+    """The statistics head (docs/pooling.md). What is null is chosen on training images."""
 
+    pooling: Pooling | None = None
+    """Statistics of a map's channels over its cells: mean, deviation, extremes (soft maximum and
+    minimum), or joined (all of them)."""
+    centring: Literal["none", "common", "kind"] | None = None
+    """What is taken off: nothing, the mean of the training images, or that of their kind, sketch
+    or photo."""
+    whitening: bool | None = None
+    shrinkage: float | None = Field(default=None, gt=0)
+    """Of the whitening, as a share of the mean eigenvalue."""
+    weights: dict[str, Weight] | None = None
+    """Length of each part in the descriptor, by array or by family (`sd: 1.5`); 1 if it is not
+    named, 0 to leave it out."""
+    n_images: Whole = Field(default=2048, ge=16)
+    """Training images on which choices are compared, at most."""
+
+    @model_validator(mode="after")
+    def _shrinks_what_is_whitened(self) -> Self:
+        if self.whitening is False and self.shrinkage is not None:
+            raise ValueError("shrinkage: nothing is whitened; leave it out, or set whitening=true")
+        return self
+
+
+class TripletConfig(Section):
+    """A loss over the sketches and photos of a batch."""
+
+    loss: Literal["triplet", "contrastive"] = "triplet"
+    """A margin to the nearest wrong photo, or the cross-entropy of the right photos among all."""
+    temperature: float = Field(default=0.1, gt=0)
+    """Of the contrastive loss."""
     margin: float = Field(default=0.2, gt=0)
     """Cosine by which a sketch's photo must be nearer than any wrong one."""
     negatives: Negatives = "semi-hard"
@@ -141,8 +172,10 @@ class TrainConfig(Section):
     injection: InjectionTraining = InjectionTraining()
     cycle: CycleConfig = CycleConfig()
 
-    aggregation: Literal["bottleneck", "linear"] = "bottleneck"
-    """The paper's network, or a linear probe of the concatenated maps."""
+    aggregation: Literal["bottleneck", "linear", "statistics"] = "bottleneck"
+    """The paper's network, a linear probe of the concatenated maps, or statistics of the maps,
+    standardised on training images and corrected by a linear map."""
+    statistics: StatisticsConfig = StatisticsConfig()
     width: Whole = Field(default=1280, ge=4, le=8192, multiple_of=4)
     """Channels of the descriptors."""
     groups: Whole = Field(default=32, ge=1)

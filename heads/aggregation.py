@@ -36,6 +36,8 @@ class Descriptors(NamedTuple):
     """One descriptor per cell: [B, P, G, G], of length 1 over the channels."""
     pooled: Tensor
     """One per image: [B, P], the mean of the cells before they were normalised, normalised."""
+    corrected: Tensor | None = None
+    """The part of `pooled` that is trained, [B, Q], normalised; None if all of it is."""
 
 
 class AggregationNetwork(nn.Module):

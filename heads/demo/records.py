@@ -152,7 +152,7 @@ class TrainedHead:
     @property
     def main_metric(self) -> str:
         """The metric that stands for the task where there is room for one."""
-        return TASKS[self.task].monitor
+        return TASKS[self.task].headline
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from cache.units import human_seconds
 from configs import Config, load_config
 from configs.train import SITES
 from heads.demo.records import InjectionEffect, TrainedHead
+from heads.evaluation.alone import alone_configs
 from heads.evaluation.evaluate import Examined, examine
 from heads.evaluation.table import percent
 from heads.report.run import write_run_report
@@ -56,8 +57,9 @@ class Stage2:
     log: Log
 
     def heads(self) -> tuple[TrainedHead, ...]:
-        """Train a head for each task on the one store, and evaluate it."""
-        return tuple(self._on_cache(self._config(task), self.runs / task) for task in TASKS)
+        """Train a head for each task on the one store, and evaluate it beside the same head on
+        each part alone."""
+        return tuple(self._fused(task) for task in TASKS)
 
     def injection(self) -> InjectionEffect:
         """Train an injection live, precompute with it, go on from the new cache; beside a head of
@@ -102,13 +104,23 @@ class Stage2:
             }
         )
 
-    def _on_cache(self, config: Config, folder: Path) -> TrainedHead:
-        report = train(config, [self.store], folder, resume=True, listener=self.steps)
-        return self._examined(Run(folder), report.epochs, report.seconds)
+    def _fused(self, task: str) -> TrainedHead:
+        config = self._config(task)
+        beside = []
+        for name, alone in alone_configs(config).items():
+            beside.append(self.runs / "alone" / f"{task}-{name}")
+            train(alone, [self.store], beside[-1], resume=True, listener=self.steps)
+        return self._on_cache(config, self.runs / task, beside)
 
-    def _examined(self, run: Run, epochs: int, seconds: float) -> TrainedHead:
+    def _on_cache(self, config: Config, folder: Path, beside: Sequence[Path] = ()) -> TrainedHead:
+        report = train(config, [self.store], folder, resume=True, listener=self.steps)
+        return self._examined(Run(folder), report.epochs, report.seconds, beside)
+
+    def _examined(
+        self, run: Run, epochs: int, seconds: float, beside: Sequence[Path] = ()
+    ) -> TrainedHead:
         """A trained head with its evaluation; its own report is written too."""
-        examined = examine(run.folder)
+        examined = examine(run.folder, beside=beside)
         write_run_report(run, examined.evaluation, examined.findings)
         head = TrainedHead(examined, epochs, epochs * _reads_of_an_epoch(examined), seconds)
         score = percent(examined.evaluation.metrics[head.main_metric])

@@ -7,11 +7,20 @@ from pathlib import Path
 from cache.units import human_bytes, human_seconds
 from heads.demo.records import Demonstration, TrainedHead
 from heads.demo.words import duration, outcome, times
+from heads.evaluation.evaluate import UNTRAINED
 from heads.evaluation.table import aligned, percent
 
-UNTRAINED = ("B-SD+CLIP", "B-CLIP", "B-SD")
-"""Baselines that the demonstration's own store gives."""
-HEADINGS = ("", "trained head", *UNTRAINED, "no network", "chance")
+COLUMNS = {
+    UNTRAINED: "untrained",
+    "SD, statistics": "on SD alone",
+    "CLIP, statistics": "on CLIP alone",
+    "B-SD+CLIP": "B-SD+CLIP",
+    "B-CLIP": "B-CLIP",
+    "B-SD": "B-SD",
+}
+"""What stands beside the trained head, by its name in an evaluation: the same head before its
+training and on each part alone, and the store's features as they are."""
+HEADINGS = ("", "trained head", *COLUMNS.values(), "no network", "chance")
 
 
 def score_rows(demonstration: Demonstration) -> list[list[str]]:
@@ -21,15 +30,11 @@ def score_rows(demonstration: Demonstration) -> list[list[str]]:
 
 def _score_row(head: TrainedHead) -> list[str]:
     evaluation, metric = head.examined.evaluation, head.main_metric
-    floors = [
-        scores[metric]
-        for name, scores in evaluation.baselines.items()
-        if not name.startswith("B-") and metric in scores
-    ]
+    floors = [evaluation.baselines[name][metric] for name in evaluation.floors]
     return [
         f"{head.task.replace('_', '-')}, {metric}",
         percent(evaluation.metrics[metric]),
-        *(percent(evaluation.baselines.get(name, {}).get(metric)) for name in UNTRAINED),
+        *(percent(evaluation.baselines.get(name, {}).get(metric)) for name in COLUMNS),
         percent(max(floors, default=None)),
         percent(evaluation.chance.get(metric)),
     ]

@@ -16,6 +16,7 @@ from heads.evaluation.table import protocol_in_words
 from heads.explain import Explained, Findings, Remembered, find
 from heads.protocols import Score, find_protocol
 from heads.report.run import write_run_report
+from heads.statistics.head import StatisticsHead
 from heads.tasks import Fitted, Task
 from heads.training.accelerator import open_accelerator
 from heads.training.checkpoint import load_facts, write_text
@@ -25,6 +26,7 @@ from heads.training.run import Run, RunError, open_run
 
 OURS = "SketchFusion"
 FINETUNING = "B-Finetuning"
+UNTRAINED = "the same head, untrained"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ def examine(
     if findings.missing is not None:
         log(f"the report has no pictures: {findings.missing}")
     baselines: dict[str, Mapping[str, float]] = {}
+    if isinstance(learner.aggregation, StatisticsHead):
+        log(f"evaluating {UNTRAINED}")
+        with learner.aggregation.uncorrected():
+            untrained = task.score(task.parts.test, learner.describe, None)
+        baselines[UNTRAINED] = untrained.metrics
     further = [*caches, *experiment.config.train.baseline_caches]
     stores = [*experiment.stores, *(FeatureStore.open(path) for path in further)]
     check_same_pictures(stores)
@@ -97,10 +104,11 @@ def examine(
         name, other = _score_beside(open_run(path), experiment, log)
         taken = name == own_name or name in baselines
         baselines[f"{name} ({path})" if taken else name] = other.metrics
+    lowest: dict[str, Score] = {}
     if floors:
         log("evaluating floors")
-        for name, floor in score_floors(task, experiment.dataset).items():
-            baselines[name] = floor.metrics
+        lowest = score_floors(task, experiment.dataset)
+        baselines |= {name: floor.metrics for name, floor in lowest.items()}
     paper = task.protocol.paper
     notes = [
         *_other_versions(run, task),
@@ -123,6 +131,7 @@ def examine(
         metrics=dict(score.metrics),
         beside=dict(score.beside),
         baselines=baselines,
+        floors=list(lowest),
         missing=missing,
         chance=task.protocol.chance(task.parts.test),
         paper=dict(paper.results) if paper is not None and task.parts.complete else {},
@@ -145,7 +154,9 @@ def reopen(run: Run, log: Log) -> Experiment:
         raise RunError(f"{run.folder}: has no trained weights yet; train it with --resume")
     config = run.config()
     device = open_accelerator(config.train, trains=False).device
-    experiment = open_experiment(config, run.store_paths(), device, log, run.image_ids())
+    experiment = open_experiment(
+        config, run.store_paths(), device, log, run.image_ids(), run.choices()
+    )
     run.check_stores(experiment.stores)
     run.check_split(experiment.task.parts)
     experiment.learner.to(experiment.device)
@@ -191,7 +202,8 @@ def run_name(config: Config) -> str:
     features = "+".join(family.upper() for family in ("sd", "clip", "dino") if family in families)
     if train.injection.sites or config.extraction.injection is not None:
         return features.replace("SD", OURS)
-    return f"B-{features} (probe)" if train.aggregation == "linear" else f"{features}, aggregated"
+    heads = {"linear": f"B-{features} (probe)", "statistics": f"{features}, statistics"}
+    return heads.get(train.aggregation, f"{features}, aggregated")
 
 
 def _unfinished(run: Run, config: Config) -> list[str]:

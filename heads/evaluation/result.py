@@ -21,6 +21,8 @@ class Evaluation:
     beside: Mapping[str, float]
     baselines: Mapping[str, Mapping[str, float]]
     """Untrained features, other runs, and floors."""
+    floors: Sequence[str]
+    """Which of the baselines need no network."""
     missing: Mapping[str, str]
     """Baselines that no store could give, and why."""
     chance: Mapping[str, float]

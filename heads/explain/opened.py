@@ -64,8 +64,8 @@ class Explained:
         aggregation = self.experiment.learner.aggregation
         if not isinstance(aggregation, AggregationNetwork):
             raise ExplainError(
-                "this run has no mixing weights: its head is one linear layer "
-                "(train.aggregation=linear)"
+                "this run has no mixing weights: only train.aggregation=bottleneck has, and its "
+                f"head is {self.experiment.config.train.aggregation}"
             )
         return aggregation.mixing_weights()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import compress
 from typing import TypeVar
 
 import torch
@@ -57,9 +59,60 @@ class SearchPart:
         rows = [-1 if source is None else row_of[source] for source in self.sources]
         return torch.tensor(rows, dtype=torch.int64)
 
+    def of_categories(self, categories: Collection[str]) -> SearchPart:
+        """The queries and photos of some categories."""
+        return self.where(
+            [category in categories for category in self.query_categories],
+            [category in categories for category in self.gallery_categories],
+        )
+
+    def where(self, queries: Sequence[bool], gallery: Sequence[bool]) -> SearchPart:
+        """Some of the queries and some of the gallery; a source that is left out is unknown."""
+        photos = tuple(compress(self.gallery, gallery))
+        there = set(photos)
+        return SearchPart(
+            tuple(compress(self.queries, queries)),
+            tuple(compress(self.query_categories, queries)),
+            tuple(s if s in there else None for s in compress(self.sources, queries)),
+            photos,
+            tuple(compress(self.gallery_categories, gallery)),
+        )
+
     def _labels(self, categories: tuple[str, ...]) -> Tensor:
         label_of = {category: label for label, category in enumerate(self.categories)}
         return torch.tensor([label_of[name] for name in categories], dtype=torch.int64)
+
+
+def join_parts(one: SearchPart, other: SearchPart) -> SearchPart:
+    """The queries and photos of both."""
+    return SearchPart(
+        *(getattr(one, field.name) + getattr(other, field.name) for field in fields(SearchPart))
+    )
+
+
+def thin_part(part: SearchPart, n_images: int, seed: int) -> SearchPart:
+    """About `n_images` images of each category, half of them photos, chosen by seed; queries that
+    were drawn from one of these photos come first."""
+    n = max(1, n_images // 2)
+    photos = _first_of_each(part.gallery, part.gallery_categories, n, seed, ())
+    drawn = {
+        query for query, source in zip(part.queries, part.sources, strict=True) if source in photos
+    }
+    queries = _first_of_each(part.queries, part.query_categories, n, seed, drawn)
+    return part.where([q in queries for q in part.queries], [p in photos for p in part.gallery])
+
+
+def _first_of_each(
+    ids: Sequence[str], categories: Sequence[str], n: int, seed: int, preferred: Collection[str]
+) -> set[str]:
+    members: dict[str, list[str]] = defaultdict(list)
+    for image_id, category in zip(ids, categories, strict=True):
+        members[category].append(image_id)
+    chosen: set[str] = set()
+    for names in members.values():
+        ordered = shuffled(names, seed)
+        chosen.update(sorted(ordered, key=lambda name: name not in preferred)[:n])
+    return chosen
 
 
 @dataclass(frozen=True)

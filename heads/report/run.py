@@ -12,6 +12,7 @@ from heads.report.examples import confusion_section, examples_section, mixing_se
 from heads.report.markup import Html, join, tag
 from heads.report.page import Section, commands, render_page, tiles
 from heads.report.results import COUNTED, TITLES, results_section
+from heads.report.statistics import statistics_section
 from heads.report.training import (
     machine_section,
     reproduce_section,
@@ -59,6 +60,11 @@ def run_sections(
             sections.append(confusion_section(findings.confusion))
         if findings.mixing:
             sections.append(mixing_section(findings))
+    chosen = run.statistics()
+    if chosen is not None:
+        task = run.config().task
+        assert task is not None
+        sections.append(statistics_section(chosen, TASKS[task].needs_cells))
     return [*sections, training_section(run), setup_section(run)]
 
 
@@ -77,7 +83,7 @@ def _header(run: Run, evaluation: Evaluation | None) -> Html:
         )
     else:
         figures = [(percent(value), name) for name, value in evaluation.metrics.items()]
-        metric = TASKS[evaluation.task].monitor
+        metric = TASKS[evaluation.task].headline
         others = {
             name: values[metric]
             for name, values in evaluation.baselines.items()

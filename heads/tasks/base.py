@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -50,14 +50,16 @@ class Task(ABC, Generic[PartT, ExampleT]):
     monitor: ClassVar[str]
     """The metric on validation data by which the best weights are chosen; higher is better."""
 
+    headline: ClassVar[str]
+    """The metric that stands for the task where there is room for one."""
+
+    needs_cells: ClassVar[bool] = False
+    """Whether loss and evaluation look at descriptors of cells. If not, the loss is always computed
+    over the whole batch, however many processes share the work of describing it: it may compare any
+    images of the batch. If so, each process computes it over a part of the batch, and it must be a
+    mean over the examples (see `weight`)."""
     compares_cells: ClassVar[bool] = False
     """Whether pooled descriptors are compared with cells, and so must be of the same space."""
-
-    pooled_only: ClassVar[bool] = False
-    """Whether pooled descriptors are all that loss and evaluation look at. The loss is then always
-    computed over the whole batch, however many processes share the work of describing it: it may
-    compare any images of the batch. Otherwise each process computes it over a part of the batch,
-    and it must be a mean over the examples (see `weight`)."""
 
     protocol: Protocol[PartT]
     parts: Parts[PartT]
@@ -67,6 +69,25 @@ class Task(ABC, Generic[PartT, ExampleT]):
     def layers(self, width: int) -> nn.Module:
         """What the task trains on top of descriptors of `width` channels."""
         return nn.Identity()
+
+    def folds(self, n: int, n_images: int) -> list[Self]:
+        """This task with training and validation parts cut from its own, to compare untrained
+        descriptors by; never the test part. None where these tell nothing.
+
+        Args:
+            n: how many folds at most.
+            n_images: images in each, at most.
+        """
+        return []
+
+    @property
+    def rating_name(self) -> str:
+        """What `rating` is."""
+        return self.monitor
+
+    def rating(self, score: Score) -> float:
+        """By which untrained descriptors are compared; higher is better."""
+        return score.metrics[self.monitor]
 
     @abstractmethod
     def batches(self, generator: torch.Generator) -> list[list[ExampleT]]:
@@ -84,7 +105,7 @@ class Task(ABC, Generic[PartT, ExampleT]):
     def loss(self, batch: Sequence[ExampleT], found: Located, layers: nn.Module) -> Tensor:
         """The mean loss of a batch; zero, with zero gradients, if it holds nothing to learn.
 
-        `found` has the descriptors of the batch's images, without maps if `pooled_only`.
+        `found` has the descriptors of the batch's images, without maps unless it `needs_cells`.
         """
 
     def weight(self, batch: Sequence[ExampleT]) -> float:
@@ -137,6 +158,11 @@ class Located:
     def pooled(self, ids: Sequence[str]) -> Tensor:
         """[N, P]."""
         return self.descriptors.pooled[self.rows(ids)]
+
+    def corrected(self, ids: Sequence[str]) -> Tensor:
+        """What is trained of the pooled descriptors, [N, Q]: all of them, or a part."""
+        found = self.descriptors.corrected
+        return self.pooled(ids) if found is None else found[self.rows(ids)]
 
     def rows(self, ids: Sequence[str]) -> Tensor:
         """int64 [N]."""

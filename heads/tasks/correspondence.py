@@ -7,7 +7,8 @@ code, whose lists hold every pair both ways.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,8 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
     """
 
     name = "correspondence"
-    monitor = "pck@10"
+    monitor = headline = "pck@10"
+    needs_cells = True
 
     protocol: CorrespondenceProtocol
 
@@ -75,6 +77,14 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
         if self.settings.correspondence.shuffle:
             pairs = tuple(permuted(pairs, generator))
         return in_batches(pairs, self.settings.batch_size)
+
+    def folds(self, n: int, n_images: int) -> list[Self]:
+        """The training and the validation pairs themselves, some of each."""
+        train, val = (
+            CorrespondencePart(tuple(_spread(part.pairs, n_images // 4)))
+            for part in (self.parts.train, self.parts.val)
+        )
+        return [replace(self, parts=replace(self.parts, train=train, val=val))] if val else []
 
     def images(self, batch: Sequence[PointPair]) -> tuple[str, ...]:
         return unique([i for pair in batch for i in (pair.sketch, pair.photo)])
@@ -160,6 +170,11 @@ class Correspondence(Task[CorrespondencePart, PointPair]):
             photo_points[row, :n] = self.frame.to_square(pair.photo, pair.photo_points).float()
             visible[row, :n] = pair.visible
         return sketch_points, photo_points, visible
+
+
+def _spread(pairs: Sequence[PointPair], n: int) -> Sequence[PointPair]:
+    """At most n of the pairs, evenly spaced."""
+    return pairs[:: max(1, -(-len(pairs) // max(n, 1)))]
 
 
 def descriptors_at(maps: Tensor, points: Tensor, settings: CorrespondenceConfig) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from configs.train import RecognitionConfig
 from heads.floors import Load, global_hog, nearest_centroid
 from heads.protocols import RecognitionPart, RecognitionProtocol, Score
+from heads.protocols.partition import shuffled
 from heads.tasks.base import (
     Describe,
     Fitted,
@@ -70,8 +73,7 @@ class Recognition(Task[RecognitionPart, str]):
     """Examples are image ids. Without a classifier, the class with the nearest mean is taken."""
 
     name = "recognition"
-    monitor = "acc@1"
-    pooled_only = True
+    monitor = headline = "acc@1"
 
     protocol: RecognitionProtocol
 
@@ -82,6 +84,28 @@ class Recognition(Task[RecognitionPart, str]):
         if not self.parts.train.ids:
             raise TaskError(f"recognition by {self.protocol.name}: no training images")
         return in_batches(permuted(self.parts.train.ids, generator), self.settings.batch_size)
+
+    def folds(self, n: int, n_images: int) -> list[Self]:
+        """Each validates on images that the others train on, some of every class."""
+        members: dict[str, list[str]] = defaultdict(list)
+        for part in (self.parts.train, self.parts.val):
+            for image_id, category in zip(part.ids, part.categories, strict=True):
+                members[category].append(image_id)
+        most = max(2, n_images // max(1, len(members)))
+        chosen = {
+            category: shuffled(ids, self.settings.seed)[:most] for category, ids in members.items()
+        }
+        n = min(n, *map(len, chosen.values())) if chosen else 0
+        if n < 2:
+            return []
+
+        folds = []
+        for fold in range(n):
+            rest = [share for share in range(n) if share != fold]
+            classes = self.parts.train.classes
+            train, val = (_part_of(chosen, classes, shares, n) for shares in (rest, [fold]))
+            folds.append(replace(self, parts=replace(self.parts, train=train, val=val)))
+        return folds
 
     def images(self, batch: Sequence[str]) -> tuple[str, ...]:
         return tuple(batch)
@@ -139,3 +163,17 @@ class Recognition(Task[RecognitionPart, str]):
     def _label_of(self) -> dict[str, int]:
         part = self.parts.train
         return dict(zip(part.ids, part.labels.tolist(), strict=True))
+
+
+def _part_of(
+    members: Mapping[str, Sequence[str]], classes: tuple[str, ...], shares: Collection[int], n: int
+) -> RecognitionPart:
+    """The images of every class whose place, modulo n, is among the shares."""
+    kept = [
+        (image_id, category)
+        for category, ids in members.items()
+        for place, image_id in enumerate(ids)
+        if place % n in shares
+    ]
+    ids, categories = zip(*kept, strict=True)
+    return RecognitionPart(ids, categories, classes)

@@ -18,7 +18,7 @@ class Retrieval(SearchTask):
     """Each epoch a sketch is paired with a photo of its category drawn anew."""
 
     name = "retrieval"
-    monitor = "map@all"
+    monitor = headline = "map@all"
 
     protocol: CategoryRetrieval
 

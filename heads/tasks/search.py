@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from configs.train import TripletConfig
 from heads.floors import Load, global_hog
 from heads.protocols import CategoryRetrieval, FineGrainedProtocol, Score, SearchPart
+from heads.protocols.class_splits import join_parts, thin_part
+from heads.protocols.partition import shuffled
 from heads.tasks.base import (
     Describe,
     Fitted,
@@ -25,7 +27,8 @@ from heads.tasks.base import (
     pooled_descriptors,
     unique,
 )
-from heads.tasks.triplet import triplet_loss
+from heads.tasks.losses import contrastive_loss, triplet_loss
+from pipeline.networks.transfer import to_device
 
 
 class SearchPair(NamedTuple):
@@ -39,8 +42,6 @@ class SearchPair(NamedTuple):
 @dataclass(frozen=True)
 class SearchTask(Task[SearchPart, SearchPair]):
     """Finds photos by sketches, by the cosine of pooled descriptors."""
-
-    pooled_only = True
 
     protocol: CategoryRetrieval | FineGrainedProtocol
 
@@ -84,6 +85,24 @@ class SearchTask(Task[SearchPart, SearchPair]):
             ]
         return []
 
+    def folds(self, n: int, n_images: int) -> list[Self]:
+        """Each validates on categories that the others train on, as the test part has other
+        categories than the training part."""
+        seen = join_parts(self.parts.train, self.parts.val)
+        categories = shuffled(seen.categories, self.settings.seed)
+        n = min(n, len(categories))
+        if n < 2:
+            return []
+        thinned = thin_part(seen, max(1, n_images // len(categories)), self.settings.seed)
+        folds = []
+        for fold in range(n):
+            held = set(categories[fold::n])
+            train = thinned.of_categories(set(categories) - held)
+            val = thinned.of_categories(held)
+            if train.queries and train.gallery and val.queries and val.gallery:
+                folds.append(replace(self, parts=replace(self.parts, train=train, val=val)))
+        return folds
+
     def images(self, batch: Sequence[SearchPair]) -> tuple[str, ...]:
         return unique([i for pair in batch for i in (pair.sketch, pair.photo)])
 
@@ -91,15 +110,20 @@ class SearchTask(Task[SearchPart, SearchPair]):
         category_of = {pair.photo: pair.category for pair in batch}
         photos = list(category_of)
         row_of = {photo: row for row, photo in enumerate(photos)}
-        sketches = found.pooled([pair.sketch for pair in batch])
-        negative = [
+        sketches = found.corrected([pair.sketch for pair in batch])
+        wrong = [
             [self.wrong(pair, photo, category_of[photo]) for photo in photos] for pair in batch
         ]
+        negative = to_device(torch.tensor(wrong), sketches.device)
+        if self.triplet.loss == "contrastive":
+            return contrastive_loss(
+                sketches, found.corrected(photos), ~negative, self.triplet.temperature
+            )
         return triplet_loss(
             sketches,
-            found.pooled(photos),
+            found.corrected(photos),
             torch.tensor([row_of[pair.photo] for pair in batch], device=sketches.device),
-            torch.tensor(negative, device=sketches.device),
+            negative,
             self.triplet.margin,
             self.triplet.negatives,
         )

@@ -65,7 +65,8 @@ class Segmentation(Task[SegmentationPart, SegmentationPair]):
     """A cell is foreground where it is similar enough to the sketch as a whole."""
 
     name = "segmentation"
-    monitor = "miou"
+    monitor = headline = "miou"
+    needs_cells = True
     compares_cells = True
 
     protocol: SegmentationProtocol

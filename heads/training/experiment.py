@@ -17,10 +17,11 @@ from heads.protocols.base import Images
 from heads.protocols.defaults import default_protocol
 from heads.sources import FeatureSource, LiveOptions, choose_source
 from heads.sources.computed import refuse_sampled_latents
+from heads.statistics.choices import Choices
 from heads.tasks import TASKS, Task, TaskError
 from heads.training.learner import Learner
 from heads.training.reading import check_pictures, configured_arrays, image_sizes, open_stores
-from pipeline.datasets.base import Dataset
+from pipeline.datasets.base import Annotations, Dataset, Domain
 from pipeline.job import open_configured
 from pipeline.networks.backbone import Backbone, load_backbone
 from pipeline.networks.injection import Injection, configured_injection, recorded_injection
@@ -50,6 +51,7 @@ def open_experiment(
     device: torch.device,
     log: Log,
     images: Sequence[str] | None = None,
+    choices: Choices | None = None,
 ) -> Experiment:
     """Open dataset, stores, source and task; a new head with the weights of `train.seed`.
 
@@ -58,6 +60,7 @@ def open_experiment(
         device: where the head is, and cached maps go.
         log: told in one line which source is used and why, and what the protocol left out.
         images: the only images to use, as a run knew them; None is all that can be read.
+        choices: what a run's statistics head chose; None begins with plain parts.
 
     Raises:
         DatasetError, StoreError, ProtocolError, TaskError, BackboneError, InjectionError,
@@ -90,8 +93,7 @@ def open_experiment(
         log(f"{protocol.name}: {note}")
     frame = Frame.of(stores[0].recipe, sizes)
     task = TASKS[config.task](protocol, parts, frame, config.train)
-    torch.manual_seed(config.train.seed)
-    learner = Learner(task, source, config.train)
+    learner = Learner(task, source, config.train, image_kinds(dataset.annotations), choices)
     return Experiment(config, dataset, tuple(stores), source, task, learner, sizes, device)
 
 
@@ -103,6 +105,15 @@ def apply_protocol(
     name = config.train.protocol or default_protocol(config.task, dataset, images)
     protocol = find_protocol(config.task, name, **config.train.variants)
     return protocol, protocol.apply(dataset.annotations, images)
+
+
+def image_kinds(annotations: Annotations) -> dict[str, Domain | None]:
+    """Sketch or photo, by image id, as far as labels and pairs tell."""
+    kinds: dict[str, Domain | None] = {}
+    for pair in annotations.pairs:
+        kinds |= {pair.sketch: "sketch", pair.photo: "photo"}
+    kinds |= {name: label.domain for name, label in annotations.labels.items() if label.domain}
+    return kinds
 
 
 def needed_arrays(config: Config, arrays: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -13,8 +13,13 @@ from cache import StoreError
 from configs import TrainConfig
 from heads.aggregation import AggregationNetwork, Descriptors
 from heads.probes import LinearProbe
+from heads.protocols.partition import shuffled
 from heads.sources import FeatureSource
+from heads.statistics.choices import Choices
+from heads.statistics.head import Batch, StatisticsHead
+from heads.statistics.search import default_choices
 from heads.tasks import Located, Task
+from heads.tasks.base import in_batches
 from heads.training.processes import (
     contiguous_shares,
     gather_rows,
@@ -22,10 +27,29 @@ from heads.training.processes import (
     process_index,
 )
 from heads.training.run import RunError
+from pipeline.datasets.base import Domain
+
+N_SAMPLED = 2048
+"""Training images on which scales, and statistics of cells, are fitted, at most."""
+FITTED_AT_ONCE = 16
 
 
-def build_aggregation(channels: Mapping[str, int], settings: TrainConfig) -> nn.Module:
-    """A new head of maps with these channels by array name: maps in, `Descriptors` out."""
+def build_aggregation(
+    shapes: Mapping[str, tuple[int, ...]],
+    settings: TrainConfig,
+    cells: bool,
+    choices: Choices | None = None,
+) -> nn.Module:
+    """A new head of arrays with these shapes per image, by name: maps in, `Descriptors` out.
+
+    Args:
+        cells: whether the task compares cells.
+        choices: of a statistics head.
+    """
+    if settings.aggregation == "statistics":
+        assert choices is not None
+        return StatisticsHead(shapes, choices, settings.grid, settings.dropout, cells)
+    channels = {name: shape[0] for name, shape in shapes.items()}
     if settings.aggregation == "linear":
         return LinearProbe(channels, settings.width, settings.grid, settings.dropout)
     return AggregationNetwork(
@@ -38,10 +62,21 @@ def build_aggregation(channels: Mapping[str, int], settings: TrainConfig) -> nn.
     )
 
 
+def run_head(
+    aggregation: nn.Module, maps: Mapping[str, Tensor], kinds: Sequence[Domain | None]
+) -> Descriptors:
+    """Descriptors of feature maps of pictures of these kinds, which not every head looks at."""
+    if isinstance(aggregation, StatisticsHead):
+        return aggregation(maps, kinds)
+    return aggregation(maps)
+
+
 @torch.no_grad()
-def describe_maps(aggregation: nn.Module, maps: Mapping[str, Tensor]) -> Descriptors:
-    """Descriptors of feature maps. Raises RunError where they are no numbers."""
-    descriptors: Descriptors = aggregation(maps)
+def describe_maps(
+    aggregation: nn.Module, maps: Mapping[str, Tensor], kinds: Sequence[Domain | None]
+) -> Descriptors:
+    """The same without gradients. Raises RunError if they are not numbers."""
+    descriptors = run_head(aggregation, maps, kinds)
     if not descriptors.pooled.isfinite().all():
         raise RunError(
             "the head gives descriptors that are not numbers; train anew with a lower "
@@ -56,17 +91,59 @@ class Learner(nn.Module):
     Args:
         task: says what the loss is.
         source: gives feature maps; its `trained` module, if any, learns with the head.
-        settings: the head's shape.
+        settings: the head's shape and the seed of its weights.
+        kinds: of the images, sketch or photo, as far as is known.
+        choices: of a statistics head; None begins with plain parts.
     """
 
-    def __init__(self, task: Task[Any, Any], source: FeatureSource, settings: TrainConfig) -> None:
+    def __init__(
+        self,
+        task: Task[Any, Any],
+        source: FeatureSource,
+        settings: TrainConfig,
+        kinds: Mapping[str, Domain | None] | None = None,
+        choices: Choices | None = None,
+    ) -> None:
         super().__init__()
         self.task = task
         self.source = source
-        channels = {name: shape[0] for name, shape in source.shapes.items()}
-        self.aggregation = build_aggregation(channels, settings)
-        self.layers = task.layers(settings.width)
+        self.settings = settings
+        self.kinds = kinds or {}
         self.front = source.trained
+        self.build(choices)
+
+    def build(self, choices: Choices | None) -> None:
+        """A new head with the weights of `train.seed`, and the task's layers behind it."""
+        if choices is None and self.settings.aggregation == "statistics":
+            choices = default_choices(self.source.shapes, self.task, self.settings.statistics)
+        torch.manual_seed(self.settings.seed)
+        self.aggregation = build_aggregation(
+            self.source.shapes, self.settings, self.task.needs_cells, choices
+        )
+        self.layers = self.task.layers(getattr(self.aggregation, "width", self.settings.width))
+
+    @property
+    def fits_statistics(self) -> bool:
+        """Whether the head has statistics of training images in it."""
+        return isinstance(self.aggregation, StatisticsHead)
+
+    @torch.no_grad()
+    def fit_statistics(self) -> None:
+        """Fit the head's statistics to the features that the training images have now."""
+        assert isinstance(self.aggregation, StatisticsHead)
+        ids = list(dict.fromkeys(self.task.parts.train.ids))
+        sample = shuffled(ids, self.settings.seed)[:N_SAMPLED]
+        was_training = self.training
+        self.eval()
+        self.aggregation.fit(self._batches(ids), lambda: self._batches(sample))
+        self.train(was_training)
+
+    def _batches(self, ids: Sequence[str]) -> Iterator[Batch]:
+        for batch in in_batches(ids, FITTED_AT_ONCE):
+            yield Batch(self.source.maps(batch), self._kinds_of(batch))
+
+    def _kinds_of(self, ids: Sequence[str]) -> list[Domain | None]:
+        return [self.kinds.get(image_id) for image_id in ids]
 
     def expect(self, batch: Sequence[Any]) -> None:
         """Say which batch comes next, so that its features can be read meanwhile."""
@@ -82,21 +159,23 @@ class Learner(nn.Module):
         ids = self.task.images(own)
         with self._exactly():
             maps = self.source.maps(ids)
-        descriptors = self.aggregation(maps)
+        descriptors = run_head(self.aggregation, maps, self._kinds_of(ids))
         with self._exactly():
-            if self.task.pooled_only:
-                found = self._gathered(batch, descriptors.pooled)
+            if not self.task.needs_cells:
+                found = self._gathered(batch, descriptors)
                 return self.task.loss(batch, found, self.layers)
             loss = self.task.loss(own, Located.of(ids, descriptors), self.layers)
             return loss * self._factor(batch)
 
-    def _gathered(self, batch: Sequence[Any], pooled: Tensor) -> Located:
+    def _gathered(self, batch: Sequence[Any], own: Descriptors) -> Located:
         """The pooled descriptors of the whole batch, of which this process has its share's."""
         shares = contiguous_shares(batch, n_processes())
         ids = [self.task.images(share) if share else () for share in shares]
-        gathered = gather_rows(pooled, [len(part) for part in ids])
-        no_maps = gathered.new_empty(*gathered.shape, 0, 0)
-        return Located.of([*chain(*ids)], Descriptors(no_maps, gathered))
+        sizes = [len(part) for part in ids]
+        pooled = gather_rows(own.pooled, sizes)
+        corrected = None if own.corrected is None else gather_rows(own.corrected, sizes)
+        no_maps = pooled.new_empty(*pooled.shape, 0, 0)
+        return Located.of([*chain(*ids)], Descriptors(no_maps, pooled, corrected))
 
     def _factor(self, batch: Sequence[Any]) -> float:
         """What makes the mean over processes of their shares' mean losses that of the batch."""
@@ -135,7 +214,7 @@ class Learner(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            return describe_maps(self.aggregation, self.source.maps(ids))
+            return describe_maps(self.aggregation, self.source.maps(ids), self._kinds_of(ids))
         finally:
             self.train(was_training)
 

@@ -8,6 +8,7 @@ RUN/metrics.jsonl          one line for each logged step and each validation
 RUN/last.safetensors       everything needed to go on (.json: the same facts, to look at)
 RUN/best.safetensors       the weights with the best validation result
 RUN/injection.safetensors  the injection of those weights, where it was trained
+RUN/statistics.json        what a statistics head chose on training images, and what it chose from
 RUN/fitted.json            what evaluation took from training images for just these weights: a
                            threshold, or the names of the classes
 RUN/evaluation.json        results, baselines, floors and chance
@@ -34,6 +35,8 @@ from configs import Config, ConfigError, load_config
 from configs.load import resolve_paths
 from heads.protocols import Parts
 from heads.protocols.base import Images
+from heads.statistics.choices import Choices
+from heads.statistics.search import SearchResult
 from heads.tasks import TASKS, Fitted
 from heads.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, write_text
 
@@ -67,6 +70,7 @@ class Run:
         self.injection = folder / "injection.safetensors"
         self.evaluation = folder / "evaluation.json"
         self.report = folder / "report.html"
+        self._statistics = folder / "statistics.json"
         self._fitted = folder / "fitted.json"
         self._facts = folder / "run.json"
         self._images = folder / "images.txt"
@@ -221,6 +225,32 @@ class Run:
         if not names or not all(isinstance(name, str) for name in names):
             raise RunError(f"{self._images}: missing or damaged; train the run again")
         return names
+
+    def statistics(self) -> SearchResult | None:
+        """What the run's statistics head chose; None if nothing was chosen yet, or the head is
+        another. Raises RunError for a damaged file."""
+        try:
+            text = self._statistics.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            text = ""
+        try:
+            return SearchResult.parse(json.loads(text))
+        except _UNREADABLE:
+            raise RunError(
+                f"{self._statistics}: damaged, so the head cannot be built; restore it, or train "
+                "the run again in another folder"
+            ) from None
+
+    def write_statistics(self, found: SearchResult) -> None:
+        """Keep what a statistics head chose. Raises OSError."""
+        write_text(self._statistics, json.dumps(found.as_json(), indent=1) + "\n")
+
+    def choices(self) -> Choices | None:
+        """The choices alone. Raises RunError as `statistics` does."""
+        found = self.statistics()
+        return None if found is None else found.choices
 
     def best_checkpoint(self) -> Checkpoint:
         """The weights with the best validation result. Raises CheckpointError."""

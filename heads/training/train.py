@@ -9,15 +9,19 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from cache import StorePath
 from cache.units import human_seconds
 from configs import Config
 from heads.machine import describe_machine
 from heads.report.run import write_run_report
+from heads.statistics.choices import describe_choice
+from heads.statistics.search import choose
 from heads.training.accelerator import open_accelerator
 from heads.training.checkpoint import Checkpoint, load_checkpoint, load_facts, save_checkpoint
 from heads.training.experiment import Experiment, Log, open_experiment
+from heads.training.learner import Learner
 from heads.training.run import Run, RunError, open_run
 from heads.training.trainer import State, TrainListener, fit
 from heads.training.validation import validate
@@ -97,6 +101,7 @@ def train(
         accelerator.device,
         log,
         run.image_ids() if exists else None,
+        run.choices() if exists else None,
     )
     if not exists:
         # Where there is nothing to learn from, nothing is begun.
@@ -134,8 +139,8 @@ def _train(
             log(line)
     accelerator.wait_for_everyone()
     learner = experiment.learner
-    if initial is not None and not run.last.exists():
-        learner.restore_head(open_run(initial).best_checkpoint().tensors)
+    if not run.last.exists():
+        _start_head(run, learner, accelerator, log, initial)
     parts = experiment.task.parts
     log(
         f"{experiment.task.name} by {experiment.task.protocol.name}: {len(parts.train):,} to train "
@@ -204,6 +209,30 @@ def _write_injection(injection: Injection, path: Path) -> None:
     except InjectionError:
         pass  # Not there, or damaged.
     injection.save(path)
+
+
+def _start_head(
+    run: Run, learner: Learner, accelerator: Accelerator, log: Log, initial: Path | None
+) -> None:
+    """Choose and fit what the head takes from training images, or take over another run's head."""
+    start = None if initial is None else open_run(initial)
+    if learner.fits_statistics:
+        found = run.statistics() if start is None else start.statistics()
+        if found is None and accelerator.is_main_process:
+            found = choose(learner.source, learner.task, learner.kinds, learner.settings.statistics)
+        (found,) = broadcast_object_list([found])
+        if accelerator.is_main_process:
+            run.write_statistics(found)
+            log(f"statistics head, by {found.measure}:")
+            for name, choice in found.choices.items():
+                is_map = len(learner.source.shapes[name]) == 3
+                log(f"  {name}: {describe_choice(choice, is_map and not learner.task.needs_cells)}")
+        learner.build(found.choices)
+    if start is not None:
+        learner.restore_head(start.best_checkpoint().tensors)
+    elif learner.fits_statistics:
+        learner.to(accelerator.device)
+        learner.fit_statistics()
 
 
 def _begin(run: Run, experiment: Experiment) -> None:

@@ -69,6 +69,6 @@ def _describe_together(learner: Learner, ids: Sequence[str]) -> Descriptors:
     counts = [len(share) for share in shares]
     own = learner.describe(shares[process_index()] or ids[:1])
     pooled = gather_rows(own.pooled, counts)
-    if learner.task.pooled_only:
+    if not learner.task.needs_cells:
         return Descriptors(pooled.new_empty(*pooled.shape, 0, 0), pooled)
     return Descriptors(gather_rows(own.spatial, counts), pooled)

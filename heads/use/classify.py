@@ -22,9 +22,9 @@ def classify(trained: Trained, sketch: PictureSource, k: int = TOP) -> Guess:
     picture = load_picture(sketch)
     classes = trained.fitted.classes
     settings = trained.config.train
-    classifier = build_classifier(settings.recognition, settings.width, len(classes))
+    classifier = build_classifier(settings.recognition, trained.width, len(classes))
     trained.restore(classifier, "layers")
-    scores = classifier(trained.describe([picture]).pooled)[0].cpu()
+    scores = classifier(trained.describe([picture], "sketch").pooled)[0].cpu()
     shares = torch.softmax(scores.double(), 0)
     order = shares.sort(descending=True, stable=True).indices[:k]
     return Guess(picture, tuple((classes[i], float(shares[i])) for i in order.tolist()))

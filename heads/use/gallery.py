@@ -80,7 +80,7 @@ class StoredPhotos:
     def describe(self, trained: Trained, images: Sequence[ImageRecord]) -> Generator[Described]:
         for batch in in_batches(images, BATCH):
             maps = self._source.maps([image.id for image in batch])
-            yield batch, describe_maps(trained.head, maps).pooled.cpu()
+            yield batch, describe_maps(trained.head, maps, ["photo"] * len(batch)).pooled.cpu()
 
     def pictures(self, trained: Trained, root: Path | None) -> GalleryPictures:
         advice = "give the folder that the gallery was made from with --root"
@@ -125,7 +125,8 @@ class PhotoFolder:
                 read = [images[row] for row in batch.rows]
                 if read:
                     sha256s = [image.sha256 for image in read]
-                    yield read, trained.describe_squares(batch.squares, sha256s).pooled.cpu()
+                    found = trained.describe_squares(batch.squares, sha256s, "photo")
+                    yield read, found.pooled.cpu()
 
     def pictures(self, trained: Trained, root: Path | None) -> GalleryPictures:
         if root is not None:

@@ -51,10 +51,12 @@ def match(
     asked = _checked(points, own)
     frame = trained.frame(sketch=own, photo=other)
     square = frame.to_square("sketch", torch.from_numpy(asked / own.image.size))
-    maps = trained.describe([own, other]).spatial
+    ours, theirs = (
+        trained.describe([own], "sketch").spatial,
+        trained.describe([other], "photo").spatial,
+    )
     settings = trained.config.train.correspondence
-    sampled = descriptors_at(maps[:1], square[None].to(maps), settings)
-    correlation = correlate(sampled, maps[1:])
+    correlation = correlate(descriptors_at(ours, square[None].to(ours), settings), theirs)
     resolution = trained.config.backbone.resolution
     matched = best_points(correlation, settings, resolution)[0].cpu().double()
     found = frame.to_picture("photo", matched).clamp(0, 1).numpy() * other.image.size

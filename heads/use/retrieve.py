@@ -70,7 +70,7 @@ class Gallery:
 
         Raises UseError for an unusable picture.
         """
-        query = self._trained.describe([load_picture(sketch)]).pooled.cpu()
+        query = self._trained.describe([load_picture(sketch)], "sketch").pooled.cpu()
         rows, cosines = search(query, self.descriptors, k)
         found = zip(rows[0].tolist(), cosines[0].tolist(), strict=True)
         return [FoundPhoto(self.ids[row], cosine) for row, cosine in found]

@@ -40,8 +40,8 @@ def segment(trained: Trained, sketch: PictureSource, photo: PictureSource) -> Fo
     check_task(trained.run, trained.task, "segmentation")
     threshold = trained.fitted.numbers[THRESHOLD]
     query, other = load_picture(sketch), load_picture(photo)
-    pooled, spatial = trained.describe([query]).pooled, trained.describe([other]).spatial
-    cosines = similarity(pooled.cpu(), spatial.cpu())
+    pooled = trained.describe([query], "sketch").pooled.cpu()
+    cosines = similarity(pooled, trained.describe([other], "photo").spatial.cpu())
     values = trained.frame(photo=other).on_picture("photo", cosines)[0]
     found = values >= threshold
     mean = float(values[found].mean()) if found.any() else None

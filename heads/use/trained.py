@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +24,13 @@ from cache.format.encoding import as_stored
 from heads.aggregation import Descriptors
 from heads.frame import Frame
 from heads.sources import CachedFeatures
-from heads.tasks import Fitted
+from heads.statistics.choices import choices_document
+from heads.tasks import TASKS, Fitted
 from heads.training.learner import build_aggregation, describe_maps
 from heads.training.reading import configured_arrays
 from heads.training.run import Run, RunError
 from heads.use.pictures import LoadedPicture, UseError
+from pipeline.datasets.base import Domain
 from pipeline.extraction.extract import BaseExtractor, Extractor
 from pipeline.job import Networks
 from pipeline.pictures.images import network_input
@@ -57,15 +60,23 @@ class Trained:
         """How their features are computed: a store of this recipe holds the same."""
         self.extractor: BaseExtractor = networks.extractor
         self._specs: dict[str, ArraySpec] = {spec.name: spec for spec in networks.specs}
-        channels = {name: self._specs[name].shape[0] for name in self.arrays}
-        self.head = build_aggregation(channels, self.config.train)
+        shapes = {name: self._specs[name].shape for name in self.arrays}
+        self._choices = run.choices()
+        if self.config.train.aggregation == "statistics" and self._choices is None:
+            raise RunError(
+                f"{run.folder}: lacks statistics.json, which says how its head pools; restore it"
+            )
+        needs_cells = TASKS[self.task].needs_cells
+        self.head = build_aggregation(shapes, self.config.train, needs_cells, self._choices)
+        self.width = getattr(self.head, "width", self.config.train.width)
+        """Channels P of its descriptors."""
         self.restore(self.head, "aggregation")
         if self.config.train.finetune:
             self._restore_unet()
         # What is in front of the head is in the networks now, and may be a whole UNet.
         head = {n: t for n, t in self._checkpoint.tensors.items() if not n.startswith("front.")}
         self._checkpoint = replace(self._checkpoint, tensors=head)
-        self._known: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, Domain | None], tuple[Tensor, Tensor]] = OrderedDict()
         self._stored: tuple[CachedFeatures, dict[str, str]] | None = None
         self._lock = threading.Lock()
 
@@ -85,12 +96,14 @@ class Trained:
     def fingerprint(self) -> str:
         """Hex SHA-256 of all that a descriptor depends on beside the picture."""
         train = self.config.train
-        parts = {
+        parts: dict[str, Any] = {
             "weights": self.weights,
             "recipe": self.recipe.fingerprint,
             "arrays": self.arrays,
             "head": [train.aggregation, train.width, train.groups, train.grid],
         }
+        if self._choices is not None:
+            parts["choices"] = choices_document(self._choices)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @cached_property
@@ -132,32 +145,39 @@ class Trained:
         with self._lock:
             self._stored = source, ids
 
-    def describe(self, pictures: Sequence[LoadedPicture]) -> Descriptors:
-        """Descriptors of pictures; the latest ones are remembered.
+    def describe(
+        self, pictures: Sequence[LoadedPicture], kind: Domain | None = None
+    ) -> Descriptors:
+        """Descriptors of pictures of one kind; the latest ones are remembered.
 
         Raises RunError where they are no numbers, ExtractionError where memory does not suffice.
         """
         with self._lock:
-            new = {p.sha256: p for p in pictures if p.sha256 not in self._known}
+            new = {p.sha256: p for p in pictures if (p.sha256, kind) not in self._known}
             if self._stored is not None:
                 source, ids = self._stored
                 stored = [sha256 for sha256 in new if sha256 in ids]
                 if stored:
                     maps = source.maps([ids[sha256] for sha256 in stored])
-                    self._remember(stored, describe_maps(self.head, maps))
+                    found = describe_maps(self.head, maps, [kind] * len(stored))
+                    self._remember(stored, kind, found)
                     new = {sha256: p for sha256, p in new.items() if sha256 not in ids}
             if new:
                 squares = np.stack([self._square(picture) for picture in new.values()])
-                self._remember(list(new), self.describe_squares(squares, list(new)))
-            for picture in pictures:
-                self._known.move_to_end(picture.sha256)
-            rows = [self._known[picture.sha256] for picture in pictures]
+                self._remember(list(new), kind, self.describe_squares(squares, list(new), kind))
+            keys = [(picture.sha256, kind) for picture in pictures]
+            for key in keys:
+                self._known.move_to_end(key)
+            rows = [self._known[key] for key in keys]
             while len(self._known) > N_REMEMBERED:
                 self._known.popitem(last=False)
         return Descriptors(*map(torch.stack, zip(*rows, strict=True)))
 
-    def describe_squares(self, squares: np.ndarray, sha256s: Sequence[str]) -> Descriptors:
-        """Descriptors of uint8 squares [B, C, R, R] of pictures with these content hashes."""
+    def describe_squares(
+        self, squares: np.ndarray, sha256s: Sequence[str], kind: Domain | None = None
+    ) -> Descriptors:
+        """Descriptors of uint8 squares [B, C, R, R] of pictures of one kind with these content
+        hashes."""
         computed = self.extractor(squares, sha256s, self.arrays)
         maps = {
             name: torch.from_numpy(as_stored(self._specs[name], values, sha256s)).to(
@@ -165,15 +185,16 @@ class Trained:
             )
             for name, values in computed.items()
         }
-        return describe_maps(self.head, maps)
+        return describe_maps(self.head, maps, [kind] * len(sha256s))
 
     def frame(self, **pictures: LoadedPicture) -> Frame:
         """Where the places of pictures are in the squares that the networks see, by keyword."""
         sizes = {name: picture.image.size for name, picture in pictures.items()}
         return Frame.of(self.recipe, sizes)
 
-    def _remember(self, sha256s: Sequence[str], found: Descriptors) -> None:
-        self._known |= zip(sha256s, zip(*found, strict=True), strict=True)
+    def _remember(self, sha256s: Sequence[str], kind: Domain | None, found: Descriptors) -> None:
+        keys = [(sha256, kind) for sha256 in sha256s]
+        self._known |= zip(keys, zip(found.spatial, found.pooled, strict=True), strict=True)
 
     def _restore_unet(self) -> None:
         """Put the UNet's own trained weights in place."""

@@ -162,9 +162,9 @@ def test_what_was_described_is_remembered(
     asked: list[str] = []
     real = trained.describe_squares
 
-    def counted(squares: np.ndarray, sha256s: list[str]) -> object:
+    def counted(squares: np.ndarray, sha256s: list[str], kind: object) -> object:
         asked.extend(sha256s)
-        return real(squares, sha256s)
+        return real(squares, sha256s, kind)
 
     monkeypatch.setattr(trained, "describe_squares", counted)
     again = trained.describe([loaded[-1], loaded[-2], loaded[-1]])

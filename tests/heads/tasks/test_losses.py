@@ -1,4 +1,4 @@
-"""The triplet loss: against the same written out sketch by sketch."""
+"""The losses of retrieval: against the same written out sketch by sketch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from configs.train import Negatives
-from heads.tasks.triplet import triplet_loss
+from heads.tasks.losses import contrastive_loss, triplet_loss
 
 KINDS: tuple[Negatives, ...] = ("hard", "semi-hard")
 
@@ -166,3 +166,31 @@ def test_a_step_downhill_brings_the_right_photo_nearer(kind: Negatives) -> None:
     assert photos.grad is not None
     moved = (photos - 0.01 * photos.grad).detach()
     assert sketch[0] @ moved[0] > cosine(50) and sketch[0] @ moved[1] < cosine(60)
+
+
+# The contrastive loss ---------------------------------------------------------------------------
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.floats(0.05, 1.0), st.integers(0, 2**31))
+@settings(max_examples=100, deadline=None)
+def test_the_contrastive_loss_is_as_written_out(
+    n_sketches: int, n_photos: int, temperature: float, seed: int
+) -> None:
+    sketches, photos, _, negative = random_batch(n_sketches, n_photos, seed)
+    losses = []
+    for b, sketch in enumerate(sketches):
+        scores = [float(sketch.double() @ photo.double()) / temperature for photo in photos]
+        right = [score for n, score in enumerate(scores) if not negative[b, n]]
+        if 0 < len(right) < len(scores):
+            everything = math.log(sum(map(math.exp, scores)))
+            losses.append(sum(everything - score for score in right) / len(right))
+    expected = sum(losses) / len(losses) if losses else 0.0
+    ours = contrastive_loss(sketches, photos, ~negative, temperature)
+    assert float(ours) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_contrastive_batch_without_a_wrong_photo_has_no_gradient() -> None:
+    sketches = on_circle(0, 10).requires_grad_()
+    loss = contrastive_loss(sketches, on_circle(20, 30), torch.ones(2, 2, dtype=torch.bool), 0.1)
+    loss.backward()
+    assert float(loss) == 0 and not sketches.grad.any()
