@@ -61,7 +61,7 @@ class MadeUp:
 
     def located(self, ids: Sequence[str]) -> tuple[Located, Descriptors]:
         """As a training step has them: leaves that gradients arrive at."""
-        found = Descriptors(*(part.clone().requires_grad_() for part in self(ids)))
+        found = Descriptors(*(part.clone().requires_grad_() for part in self(ids)[:2]))
         return Located.of(ids, found), found
 
 

@@ -193,4 +193,4 @@ def test_a_contrastive_batch_without_a_wrong_photo_has_no_gradient() -> None:
     sketches = on_circle(0, 10).requires_grad_()
     loss = contrastive_loss(sketches, on_circle(20, 30), torch.ones(2, 2, dtype=torch.bool), 0.1)
     loss.backward()
-    assert float(loss) == 0 and not sketches.grad.any()
+    assert loss.item() == 0 and not sketches.grad.any()

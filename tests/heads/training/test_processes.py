@@ -131,7 +131,7 @@ def test_loss_and_gradients_are_those_of_one_process(
     assert one["loss"] > 0, "the oracle has nothing to learn"
     assert any(gradient.abs().max() > 1e-3 for gradient in one["gradients"].values())
     for rank in ranks:
-        torch.testing.assert_close(rank["losses"][f"{name} {n}"], one, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(rank["losses"][f"{name} {n}"], one, rtol=1e-4, atol=5e-5)
 
 
 @pytest.mark.parametrize("name", RUNS)
