@@ -33,7 +33,7 @@ def _open_shapes(
 
 
 _REGISTRY = {
-    "shapes": _Entry(_open_shapes, frozenset({"size", "seed", "pixels"})),
+    "shapes": _Entry(_open_shapes, frozenset({"size", "seed", "pixels", "unseen"})),
     "folder": _Entry(FolderDataset),
     "sketchy": _Entry(SketchyDataset, frozenset({"masks", "extended"})),
     "tuberlin": _Entry(TUBerlinDataset),
@@ -45,9 +45,9 @@ _REGISTRY = {
 def open_dataset(name: str, root: Path | None, limit: int | None = None, **options: Any) -> Dataset:
     """The dataset called `name` under `root`, at most `limit` images of it.
 
-    Options are those of the dataset's own class, such as `size`, `seed` and `pixels` of shapes or
-    `masks` and `extended` of sketchy. Raises `DatasetError` for an unknown name or option, and if
-    the root holds nothing the dataset knows.
+    Options are those of the dataset's own class, such as `size`, `seed`, `pixels` and `unseen` of
+    shapes or `masks` and `extended` of sketchy. Raises `DatasetError` for an unknown name or
+    option, and if the root holds nothing the dataset knows.
     """
     if name not in _REGISTRY:
         raise DatasetError(f"no dataset {name!r}{_nearest(name, _REGISTRY)}")

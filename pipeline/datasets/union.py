@@ -30,6 +30,10 @@ class UnionDataset(Dataset):
                     )
 
     @property
+    def benchmark(self) -> str:
+        return self._parts[0].benchmark
+
+    @property
     def ids(self) -> Sequence[str]:
         return list(self._home)
 
