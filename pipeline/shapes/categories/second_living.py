@@ -68,8 +68,9 @@ def giraffe(d: Drawing) -> None:
             detail=0.3, gloss=0.0,
         )
     for k, r in ((10, 0.085), (13, 0.065), (16, 0.05)):
+        x, y = neck[k].tolist()
         d.surface(
-            ellipse(*neck[k], r, turn=d.between(0, 60), n=6), spots, detail=0.35, gloss=0.0,
+            ellipse(x, y, r, turn=d.between(0, 60), n=6), spots, detail=0.35, gloss=0.0,
         )
     horn = d.between(0.14, 0.22)
     for dx, name in ((0.1, ""), (0.0, "horn tip")):

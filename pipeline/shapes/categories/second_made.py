@@ -209,9 +209,8 @@ def clock(d: Drawing) -> None:
     d.surface(box(-0.11, top - ball * 1.15, 0.11, top - ball * 0.8, 0.04), metal)
     d.mark("hammer", 0, top - ball)
     for side, name in ((-1, "left bell"), (1, "right bell")):
-        a = side * 28
         dome = polygon(*arc(0, 0, ball, ball * 0.9, 180, 360, 12))
-        c, s = math.cos(math.radians(a)), math.sin(math.radians(a))
+        c, s = math.cos(math.radians(28)), side * math.sin(math.radians(28))
         cx, cy = side * spread, top + 0.06
         d.surface(
             polygon(*[(cx + c * px - s * py, cy + s * px + c * py) for px, py in dome.tolist()]),
