@@ -80,7 +80,7 @@ class BackboneConfig(Section):
         return self.name or (self.timm.model if self.timm else self.sd.source if self.sd else "")
 
 
-_DATASET_OPTIONS = ("size", "seed", "pixels", "masks", "extended", "rendering")
+_DATASET_OPTIONS = ("size", "seed", "pixels", "unseen", "masks", "extended", "rendering")
 
 
 class DatasetConfig(Section):
@@ -97,6 +97,8 @@ class DatasetConfig(Section):
     """`shapes`: which world."""
     pixels: Whole | None = Field(default=None, ge=16, le=2048)
     """`shapes`: side of an image in pixels."""
+    unseen: Literal["first", "second"] | None = None
+    """`shapes`: which categories are kept for testing; null is `first`."""
     masks: FilePath | None = None
     """`sketchy`: a folder of foreground masks."""
     extended: Literal["distinct", "all"] | None = None

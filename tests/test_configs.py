@@ -143,6 +143,7 @@ def test_override_values_are_yaml() -> None:
         ("extraction.layers=[]", "at least one"),
         ("extraction.timesteps=[-1]", "none of them negative"),
         ("extraction.batch_size=0", "at least 1"),
+        ("dataset.unseen=third", "dataset.unseen: Input should be 'first' or 'second'"),
         ("extraction.precision=float8", "precision"),
         ("dataset=tuberlim", "tuberlin"),
         ("backbone=[1", "not valid YAML"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from configs import load_config
 from pipeline.networks.backbone import load_backbone
@@ -140,3 +143,20 @@ def test_the_presets_train_by_their_names(tmp_path: Path) -> None:
     ok("train", "shapes/retrieval", *small, *sets("train.epochs=1", "train.device=cpu"),
        "--cache", tmp_path / "store", "--out", tmp_path / "run")  # fmt: skip
     assert json.loads(ok("evaluate", tmp_path / "run", "--json").stdout)["n"] == 16
+
+
+def test_the_second_unseen_set_needs_one_more_key(world: World, tmp_path: Path) -> None:
+    """A store of the default world grows by the new categories' images alone."""
+    second = ("dataset.size=96", "dataset.unseen=second")
+    shutil.copytree(world.store, tmp_path / "store")
+    store = ok("precompute", world.config, *sets(*second), "--out", tmp_path / "store", "--json")
+    assert json.loads(store.stdout)["n_computed"] == 24
+    ok("train", world.config, *sets(*BASE, *second), "--cache", tmp_path / "store",
+       "--out", tmp_path / "run")  # fmt: skip
+    result = json.loads(ok("evaluate", tmp_path / "run", "--json").stdout)
+    assert (result["protocol"], result["n"]) == ("shapes-24-10", 16)
+    # Nothing that training sees has changed, so neither has the head.
+    world.train(tmp_path / "first", *BASE)
+    heads = [load_file(tmp_path / name / "best.safetensors") for name in ("run", "first")]
+    assert heads[0].keys() == heads[1].keys()
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])

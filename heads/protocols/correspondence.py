@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from heads.metrics.correspondence import errors, pck, within
-from heads.protocols.base import Change, Images, Parts, Protocol, Score
+from heads.protocols.base import Change, Images, Parts, Protocol, Score, some
 from heads.protocols.chance import disc_share
 from heads.protocols.partition import VAL_SHARE, held_back
 from pipeline.datasets.base import Annotations, Pair
@@ -164,10 +164,18 @@ class OwnPairs(CorrespondenceProtocol):
 
     n_expected: int | None = None
     """Test pairs of the whole benchmark."""
+    excluded: frozenset[str] = frozenset()
+    """Categories of another version of the dataset, which has a protocol of its own."""
 
     def _divided(
         self, pairs: Sequence[Pair], notes: list[str]
     ) -> tuple[tuple[Sequence[Pair], Sequence[Pair], Sequence[Pair]], bool]:
+        excluded = self.excluded.intersection(pair.category for pair in pairs if pair.category)
+        if excluded:
+            raise self._error(
+                f"there are pairs of {some(list(excluded))}, which another protocol is about;"
+                " leave train.protocol out to use the dataset's own"
+            )
         train, val, test = (
             [pair for pair in pairs if pair.split == split] for split in ("train", "val", "test")
         )

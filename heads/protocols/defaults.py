@@ -15,6 +15,13 @@ _USUAL: Mapping[str, Mapping[str, str]] = {
         "recognition": "shapes",
         "segmentation": "shapes-24-8",
     },
+    "shapes, second unseen set": {
+        "correspondence": "shapes-24-10",
+        "retrieval": "shapes-24-10",
+        "fine_grained": "shapes-24-10",
+        "recognition": "shapes",
+        "segmentation": "shapes-24-10",
+    },
     "sketchy": {
         "retrieval": "sketchy-104-21",
         "fine_grained": "sketchy-104-21",
@@ -30,7 +37,7 @@ HELD_OUT_SHARE = 4
 def default_protocol(task: Task, dataset: Dataset, images: Container[str]) -> str:
     """The name of the protocol; for a dataset without a usual one, a quarter of the images'
     categories is held apart, or the images are split by class."""
-    usual = _USUAL.get(dataset.name, {}).get(task)
+    usual = _USUAL.get(dataset.benchmark, {}).get(task)
     if usual is not None:
         return usual
     if task == "correspondence":

@@ -18,13 +18,17 @@ from heads.protocols.recognition import Fold, OwnParts, Stratified
 from heads.protocols.retrieval import FineGrainedProtocol, RetrievalProtocol
 from heads.protocols.segmentation import SegmentationProtocol
 from pipeline.datasets.splits import ZERO_SHOT_SPLITS, ZeroShotSplit
-from pipeline.shapes.categories import SEEN, UNSEEN
+from pipeline.shapes.categories import SEEN, UNSEEN_SETS
 
 _HELD_OUT = re.compile(r"held-out-([1-9]\d*)")
 _HELD_OUT_KEYS = ("seed", "unseen")
 _FILE_LISTS = "file-lists"
 
-_SHAPES = ZeroShotSplit("shapes-24-8", frozenset(SEEN), frozenset(UNSEEN))
+_FIRST, _SECOND = frozenset(UNSEEN_SETS["first"]), frozenset(UNSEEN_SETS["second"])
+_SHAPES = (
+    ZeroShotSplit("shapes-24-8", frozenset(SEEN), _FIRST),
+    ZeroShotSplit("shapes-24-10", frozenset(SEEN), _SECOND),
+)
 _SKETCHY = ZERO_SHOT_SPLITS["sketchy-104-21"]
 
 _CLASS_SPLIT_TASKS: Mapping[Task, type[ClassSplitProtocol[Any]]] = {
@@ -37,12 +41,13 @@ _NAMED: Mapping[Task, tuple[Protocol[Any], ...]] = {
     "correspondence": (
         OwnPairs("psc6k-official", n_expected=6250),
         ReleasedPairs("sketchfusion-release"),
-        OwnPairs("shapes"),
+        OwnPairs("shapes", excluded=_SECOND),
+        OwnPairs("shapes-24-10", excluded=_FIRST),
     ),
     "retrieval": tuple(
-        RetrievalProtocol(split.name, split) for split in (*ZERO_SHOT_SPLITS.values(), _SHAPES)
+        RetrievalProtocol(split.name, split) for split in (*ZERO_SHOT_SPLITS.values(), *_SHAPES)
     ),
-    "fine_grained": tuple(FineGrainedProtocol(split.name, split) for split in (_SKETCHY, _SHAPES)),
+    "fine_grained": tuple(FineGrainedProtocol(split.name, split) for split in (_SKETCHY, *_SHAPES)),
     "recognition": (
         Stratified("stratified"),
         Stratified("tuberlin-stratified", n_classes=250),
@@ -50,7 +55,9 @@ _NAMED: Mapping[Task, tuple[Protocol[Any], ...]] = {
         Fold("tuberlin-3-fold", n_classes=250),
         OwnParts("shapes"),
     ),
-    "segmentation": tuple(SegmentationProtocol(split.name, split) for split in (_SKETCHY, _SHAPES)),
+    "segmentation": tuple(
+        SegmentationProtocol(split.name, split) for split in (_SKETCHY, *_SHAPES)
+    ),
 }
 
 

@@ -33,7 +33,7 @@ def _open_shapes(
 
 
 _REGISTRY = {
-    "shapes": _Entry(_open_shapes, frozenset({"size", "seed", "pixels"})),
+    "shapes": _Entry(_open_shapes, frozenset({"size", "seed", "pixels", "unseen"})),
     "folder": _Entry(FolderDataset, frozenset({"rendering"})),
     "sketchy": _Entry(SketchyDataset, frozenset({"masks", "extended", "rendering"})),
     "tuberlin": _Entry(TUBerlinDataset, frozenset({"rendering"})),
@@ -45,7 +45,7 @@ _REGISTRY = {
 def open_dataset(name: str, root: Path | None, limit: int | None = None, **options: Any) -> Dataset:
     """The dataset called `name` under `root`, at most `limit` images of it.
 
-    Options are those of the dataset's own class, such as `size`, `seed` and `pixels` of shapes,
+    Options are those of the dataset's own class, such as `size`, `seed` and `unseen` of shapes,
     `masks` and `extended` of sketchy, or `rendering` of those that may hold an image several
     times. Raises `DatasetError` for an unknown name or option, and if the root holds nothing the
     dataset knows.

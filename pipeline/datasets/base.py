@@ -86,6 +86,11 @@ class Dataset(ABC):
     root: Path | None = None
 
     @property
+    def benchmark(self) -> str:
+        """What its results are usually reported as: the name, unless it comes in versions."""
+        return self.name
+
+    @property
     @abstractmethod
     def ids(self) -> Sequence[str]:
         """Relative posix paths in a fixed order; `limit` has been applied."""

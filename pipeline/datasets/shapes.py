@@ -9,6 +9,9 @@ sketches of it.
 So the first `size` images are complete groups but for the last one: it lacks both sketches where
 `size` leaves a remainder of one, and its second sketch where it leaves two. Categories take
 turns, so that any 96 images in a row show all 32.
+
+With `unseen="second"` ten other categories take turns in the places of the eight unseen ones; the
+images of seen categories are the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -22,11 +25,11 @@ from typing import overload
 import numpy as np
 
 from pipeline.datasets.base import Annotations, Dataset, DatasetError, Label, Pair
-from pipeline.shapes.categories import SEEN, UNSEEN
+from pipeline.shapes.categories import SEEN, UNSEEN, UNSEEN_SETS, UnseenSet
 from pipeline.shapes.view import View
 from pipeline.shapes.world import World
 
-__all__ = ["SEEN", "UNSEEN", "ShapesDataset"]
+__all__ = ["SEEN", "UNSEEN", "UNSEEN_SETS", "ShapesDataset", "UnseenSet"]
 
 SKETCHES_PER_PHOTO = 2
 _GROUP = 1 + SKETCHES_PER_PHOTO
@@ -38,12 +41,15 @@ class ShapesDataset(Dataset):
     """The first `size` images of the world of one seed, each `pixels` x `pixels`.
 
     An image's bytes are a function of its id, the seed and `pixels` alone. Raises `DatasetError`
-    for a negative size or seed, and for a side outside 32..2048 pixels.
+    for a negative size or seed, a side outside 32..2048 pixels, and an unknown set of unseen
+    categories.
     """
 
     name = "shapes"
 
-    def __init__(self, size: int, seed: int = 0, pixels: int = 96) -> None:
+    def __init__(
+        self, size: int, seed: int = 0, pixels: int = 96, unseen: UnseenSet = "first"
+    ) -> None:
         if size < 0:
             raise DatasetError(f"shapes: size is {size}; give a number of images, 0 or more")
         if seed < 0:
@@ -52,9 +58,18 @@ class ShapesDataset(Dataset):
             raise DatasetError(
                 f"shapes: pixels is {pixels}; give a side from {_SMALLEST} to {_LARGEST}"
             )
-        self._world = World(seed)
+        if unseen not in UNSEEN_SETS:
+            known = " or ".join(UNSEEN_SETS)
+            raise DatasetError(f"shapes: unseen is {unseen!r}; give {known}")
+        self._world = World(seed, unseen)
         self._n_images = size
         self._pixels = pixels
+
+    @property
+    def benchmark(self) -> str:
+        """Each set of unseen categories has protocols of its own."""
+        unseen = self._world.unseen
+        return self.name if unseen == "first" else f"{self.name}, {unseen} unseen set"
 
     @cached_property
     def ids(self) -> Sequence[str]:

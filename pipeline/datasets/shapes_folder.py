@@ -9,15 +9,15 @@ and sketch/<category>/000000-1.png. Masks go beside it, masks/<category>/000000.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from pipeline.datasets.base import DatasetError
-from pipeline.datasets.shapes import SKETCHES_PER_PHOTO, ShapesDataset
-from pipeline.shapes.categories import CATEGORIES
+from pipeline.datasets.shapes import SKETCHES_PER_PHOTO, UNSEEN_SETS, ShapesDataset, UnseenSet
+from pipeline.shapes.world import World
 
 
 def write_pictures(
@@ -27,6 +27,7 @@ def write_pictures(
     pixels: int = 96,
     seed: int = 0,
     masks: Path | None = None,
+    unseen: UnseenSet = "first",
 ) -> int:
     """Write the first instances of the first categories; returns the number of pictures.
 
@@ -35,21 +36,23 @@ def write_pictures(
 
     Args:
         masks: a folder for the photos' masks, white on black; without it none are written.
+        unseen: the world's set of unseen categories.
 
     Raises:
         DatasetError: a number out of range, or a folder that holds something.
         OSError: a folder that cannot be written.
     """
-    if not 1 <= n_categories <= len(CATEGORIES):
-        raise DatasetError(f"categories: {n_categories}; give a number from 1 to {len(CATEGORIES)}")
+    world = World(seed, unseen)
+    n_known = len(world.categories)
+    if not 1 <= n_categories <= n_known:
+        raise DatasetError(f"categories: {n_categories}; give a number from 1 to {n_known}")
     if n_instances < 1:
         raise DatasetError(f"instances: {n_instances}; give a number, 1 or more")
-    # Categories take turns in the world, so all have as many instances.
-    size = n_instances * len(CATEGORIES) * (1 + SKETCHES_PER_PHOTO)
-    dataset = ShapesDataset(size, seed, pixels)
+    last = max(world.instance(name, n_instances - 1) for name in world.categories)
+    dataset = ShapesDataset((last + 1) * (1 + SKETCHES_PER_PHOTO), seed, pixels, unseen)
     for place in [folder] if masks is None else [folder, masks]:
         _check_free(place)
-    ids = list(_of_categories(dataset, n_categories))
+    ids = list(_first_of(dataset, world.categories[:n_categories], n_instances))
     for image_id in ids:
         path = folder / image_id
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,10 +65,12 @@ def write_pictures(
     return len(ids)
 
 
-def _of_categories(dataset: ShapesDataset, n: int) -> Iterator[str]:
-    wanted = set(CATEGORIES[:n])
+def _first_of(dataset: ShapesDataset, categories: Sequence[str], n: int) -> Iterator[str]:
+    """The images of the first `n` instances of each category."""
+    n_left: dict[str | None, int] = dict.fromkeys(categories, n * (1 + SKETCHES_PER_PHOTO))
     for image_id, label in dataset.annotations.labels.items():
-        if label.category in wanted:
+        if n_left.get(label.category, 0):
+            n_left[label.category] -= 1
             yield image_id
 
 
@@ -79,15 +84,24 @@ def main() -> None:
         description="Write pictures of the procedural world into a folder."
     )
     parser.add_argument("folder", type=Path, help="a new folder")
-    parser.add_argument("--categories", type=int, default=12, help="how many of the 32")
+    parser.add_argument("--categories", type=int, default=12, help="how many of them")
     parser.add_argument("--instances", type=int, default=8, help="photos of each category")
     parser.add_argument("--pixels", type=int, default=96, help="side of one picture")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another world")
+    parser.add_argument(
+        "--unseen", choices=UNSEEN_SETS, default="first", help="the world's unseen categories"
+    )
     parser.add_argument("--masks", type=Path, metavar="DIR", help="write the photos' masks there")
     asked = parser.parse_args()
     try:
         n = write_pictures(
-            asked.folder, asked.categories, asked.instances, asked.pixels, asked.seed, asked.masks
+            asked.folder,
+            asked.categories,
+            asked.instances,
+            asked.pixels,
+            asked.seed,
+            asked.masks,
+            asked.unseen,
         )
     except (DatasetError, OSError) as error:
         parser.error(str(error))

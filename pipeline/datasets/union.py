@@ -34,6 +34,10 @@ class UnionDataset(Dataset):
             _check_apart(part, other)
 
     @property
+    def benchmark(self) -> str:
+        return self._parts[0].benchmark
+
+    @property
     def ids(self) -> Sequence[str]:
         return list(self._home)
 

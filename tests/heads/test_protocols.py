@@ -19,12 +19,14 @@ from heads.protocols import (
     protocol_names,
 )
 from heads.protocols.chance import disc_share, expected_ap, expected_precision
+from heads.protocols.defaults import default_protocol
 from heads.protocols.partition import held_back, shuffled
 from pipeline.datasets.base import Annotations, Label, Pair
 from pipeline.datasets.psc6k import PSC6KDataset
-from pipeline.datasets.shapes import SEEN, UNSEEN, ShapesDataset
+from pipeline.datasets.shapes import SEEN, UNSEEN, UNSEEN_SETS, ShapesDataset
 from pipeline.datasets.sketchy import SketchyDataset
 from pipeline.datasets.splits import ZERO_SHOT_SPLITS, zero_shot_split
+from pipeline.datasets.union import UnionDataset
 from tests.pipeline.trees import write_images
 
 TASKS = ("correspondence", "retrieval", "fine_grained", "recognition", "segmentation")
@@ -88,9 +90,10 @@ def test_versions_count_what_changed():
 
 
 def test_the_names():
-    splits = (*ZERO_SHOT_SPLITS, "shapes-24-8")
+    splits = (*ZERO_SHOT_SPLITS, "shapes-24-8", "shapes-24-10")
     assert protocol_names("retrieval") == (*splits, "file-lists", "held-out-<n>")
-    assert protocol_names("correspondence") == ("psc6k-official", "sketchfusion-release", "shapes")
+    released = ("psc6k-official", "sketchfusion-release")
+    assert protocol_names("correspondence") == (*released, "shapes", "shapes-24-10")
 
 
 @pytest.mark.parametrize(
@@ -271,6 +274,48 @@ def test_shapes_by_all_class_split_tasks():
         for name in ("train", "val"):
             labels = [dataset.annotations.labels[i] for i in getattr(parts, name).ids]
             assert {label.split for label in labels} == {name}
+
+
+WORLDS = {unseen: ShapesDataset(size=480, unseen=unseen) for unseen in UNSEEN_SETS}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_second_unseen_set_is_tested_by_a_protocol_of_its_own(task):
+    """And what comes before the test is as in the default world."""
+    parts = {}
+    for unseen, dataset in WORLDS.items():
+        images = frames(dataset.ids, (96, 96))
+        protocol = find_protocol(task, default_protocol(task, dataset, images))
+        parts[unseen] = protocol.apply(dataset.annotations, images)
+        assert parts[unseen].complete and disjoint(parts[unseen])
+    first, second = (parts[unseen].ids() for unseen in UNSEEN_SETS)
+    assert second["train"] == first["train"] and second["val"] == first["val"]
+    if task == "recognition":
+        # Of the 24 classes that can be learned, and the same number in both worlds.
+        assert protocol.name == "shapes" and parts["second"].test.classes == tuple(sorted(SEEN))
+        assert second["test"] == first["test"]
+    else:
+        assert protocol.name == "shapes-24-10"
+        labels = WORLDS["second"].annotations.labels
+        tested = {labels[image_id].category for image_id in second["test"]}
+        seen_too = set(SEEN) if task == "correspondence" else set()
+        assert tested == {*UNSEEN_SETS["second"], *seen_too}
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "recognition"])
+@pytest.mark.parametrize("unseen", UNSEEN_SETS)
+def test_a_worlds_protocol_is_no_other_worlds(task, unseen):
+    dataset = ShapesDataset(size=96, unseen="second" if unseen == "first" else "first")
+    images = frames(dataset.ids, (96, 96))
+    name = default_protocol(task, WORLDS[unseen], images)
+    with pytest.raises(ProtocolError, match=rf"{task} by {name}: ") as caught:
+        find_protocol(task, name).apply(dataset.annotations, images)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_union_is_counted_as_its_first_dataset():
+    dataset = UnionDataset([ShapesDataset(96, unseen="second"), ShapesDataset(0)])
+    assert default_protocol("retrieval", dataset, dataset.ids) == "shapes-24-10"
 
 
 def test_sketchy_tree(tmp_path):

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from heads.floors import dense_hog
-from pipeline.datasets.shapes import UNSEEN, ShapesDataset
+from pipeline.datasets.shapes import UNSEEN_SETS, ShapesDataset, UnseenSet
 from pipeline.shapes.categories import CATEGORIES
 from pipeline.shapes.view import View
 from pipeline.shapes.world import World
@@ -41,12 +41,16 @@ def hog_points(source: View, target: View) -> np.ndarray:
 
 
 def pck10(
-    predict: Callable[[View, View], np.ndarray], seed: int, per_category: int
+    predict: Callable[[View, View], np.ndarray],
+    seed: int,
+    per_category: int,
+    categories: Sequence[str] = CATEGORIES,
+    unseen: UnseenSet = "first",
 ) -> dict[str, float]:
     """PCK@10 of each category over its first `per_category` instances, one sketch each."""
-    world = World(seed)
+    world = World(seed, unseen)
     found = defaultdict(list)
-    for instance in range(per_category * len(CATEGORIES)):
+    for instance in _instances(world, categories, per_category):
         sketch, photo = world.sketch(instance, 1), world.photo(instance)
         both = sketch.visible & photo.visible
         for source, target in ((sketch, photo), (photo, sketch)):
@@ -55,36 +59,45 @@ def pck10(
     return {category: float(np.mean(rates)) for category, rates in found.items()}
 
 
-def pixel_retrieval(seed: int, per_category: int) -> tuple[float, float]:
+def pixel_retrieval(
+    seed: int, per_category: int, unseen: UnseenSet = "first"
+) -> tuple[float, float]:
     """mAP@all of sketch to photo over the unseen categories by grey pixels, and by chance."""
-    world = World(seed)
-    places = [CATEGORIES.index(name) for name in UNSEEN] * per_category
-    instances = [p + len(CATEGORIES) * (k // len(UNSEEN)) for k, p in enumerate(places)]
+    world = World(seed, unseen)
+    instances = _instances(world, world.unseen_categories, per_category)
+    categories = np.array([world.category(instance) for instance in instances])
     queries = _standardised(np.stack([_grey(world.sketch(i, 1)) for i in instances]))
     gallery = _standardised(np.stack([_grey(world.photo(i)) for i in instances]))
     # Photos may be lighter or darker than their background: both signs are tried.
     likeness = queries @ gallery.T
-    relevant = np.equal.outer(places, places)
+    relevant = categories[:, None] == categories
     chance = np.random.default_rng(0).random(likeness.shape)
     best = max(_mean_ap(likeness, relevant), _mean_ap(-likeness, relevant))
     return best, _mean_ap(chance, relevant)
 
 
-def shape_retrieval(seed: int, per_category: int) -> float:
+def shape_retrieval(
+    seed: int,
+    per_category: int,
+    categories: Sequence[str] = CATEGORIES,
+    unseen: UnseenSet = "first",
+) -> dict[str, float]:
     """How often a sketch's keypoints, posed at best, are nearest to those of its own photo.
 
-    Within each category; chance is 1 / `per_category`. What a perfect reader of proportions,
-    seeing nothing but eight points, would reach.
+    For each category, within it; chance is 1 / `per_category`. What a perfect reader of
+    proportions, seeing nothing but eight points, would reach.
     """
-    world = World(seed)
-    right = []
-    for place in range(len(CATEGORIES)):
-        instances = [place + turn * len(CATEGORIES) for turn in range(per_category)]
+    world = World(seed, unseen)
+    rates = {}
+    for category in categories:
+        instances = _instances(world, [category], per_category)
         photos = [world.photo(i).keypoints for i in instances]
-        for k, instance in enumerate(instances):
-            sketch = world.sketch(instance, 1).keypoints
-            right.append(int(np.argmin([_affine_residual(photo, sketch) for photo in photos])) == k)
-    return float(np.mean(right))
+        sketches = [world.sketch(i, 1).keypoints for i in instances]
+        nearest = [
+            np.argmin([_affine_residual(photo, sketch) for photo in photos]) for sketch in sketches
+        ]
+        rates[category] = float(np.mean(nearest == np.arange(per_category)))
+    return rates
 
 
 def images_per_second(n_images: int) -> float:
@@ -94,6 +107,11 @@ def images_per_second(n_images: int) -> float:
     for image_id in dataset.ids:
         dataset.read(image_id)
     return n_images / (time.process_time() - start)
+
+
+def _instances(world: World, categories: Sequence[str], per_category: int) -> list[int]:
+    """The first instances of each category, the categories taking turns."""
+    return [world.instance(name, k) for k in range(per_category) for name in categories]
 
 
 def _grey(view: View) -> np.ndarray:
@@ -121,15 +139,22 @@ def _affine_residual(target: np.ndarray, points: np.ndarray) -> float:
 
 
 def main() -> None:
-    for name, predict in (("copied position", copied_points), ("dense HOG", hog_points)):
-        rates = [pck10(predict, seed, per_category=12) for seed in range(3)]
-        means = ", ".join(f"{np.mean(list(r.values())):.3f}" for r in rates)
-        highest = max(np.mean([r[c] for r in rates]) for c in CATEGORIES)
-        print(f"PCK@10, {name}, seeds 0-2: {means}; highest category {highest:.3f}")
-    pixels, chance = np.mean([pixel_retrieval(seed, per_category=30) for seed in range(3)], axis=0)
-    print(f"mAP@all, unseen, grey pixels: {pixels:.3f} (chance {chance:.3f})")
-    accuracy = np.mean([shape_retrieval(seed, per_category=20) for seed in range(3)])
-    print(f"acc@1, own photo among 20 of its category, keypoints alone: {accuracy:.3f}")
+    for title, categories, unseen in (
+        ("all 32", CATEGORIES, "first"),
+        ("second unseen set", UNSEEN_SETS["second"], "second"),
+    ):
+        print(f"{title}:")
+        for name, predict in (("copied position", copied_points), ("dense HOG", hog_points)):
+            rates = [pck10(predict, seed, 12, categories, unseen) for seed in range(3)]
+            means = ", ".join(f"{np.mean(list(r.values())):.3f}" for r in rates)
+            highest = max(np.mean([r[c] for r in rates]) for c in categories)
+            print(f"  PCK@10, {name}, seeds 0-2: {means}; highest category {highest:.3f}")
+        found = [pixel_retrieval(seed, 30, unseen) for seed in range(3)]
+        pixels, chance = np.mean(found, axis=0)
+        print(f"  mAP@all, unseen, grey pixels: {pixels:.3f} (chance {chance:.3f})")
+        accuracies = [shape_retrieval(seed, 20, categories, unseen) for seed in range(3)]
+        accuracy = np.mean([list(rates.values()) for rates in accuracies])
+        print(f"  acc@1, own photo among 20 of its category, keypoints alone: {accuracy:.3f}")
     print(f"images/s, one core, PNG included: {max(images_per_second(480) for _ in range(3)):.0f}")
 
 

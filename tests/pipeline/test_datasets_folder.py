@@ -132,7 +132,11 @@ def test_open_dataset(tmp_path):
         ("folder", {"size": 3}, "folder: no option 'size'; choose from rendering"),
         ("psc6k", {"size": 3}, "psc6k: no option 'size'; it takes none"),
         ("sketchy", {"mask": "x"}, "sketchy: no option 'mask'; did you mean 'masks'?"),
-        ("shapes", {"masks": "x"}, "shapes: no option 'masks'; choose from pixels, seed, size"),
+        (
+            "shapes",
+            {"masks": "x"},
+            "shapes: no option 'masks'; choose from pixels, seed, size, unseen",
+        ),
     ],
 )
 def test_wrong_names_and_options_name_the_right_ones(tmp_path, name, options, message):

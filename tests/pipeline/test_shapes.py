@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.datasets.base import DatasetError
-from pipeline.datasets.shapes import SEEN, UNSEEN, ShapesDataset
+from pipeline.datasets.shapes import SEEN, UNSEEN, UNSEEN_SETS, ShapesDataset
 
 
 def test_the_first_ids_are_groups_of_a_photo_and_two_sketches():
@@ -50,6 +50,31 @@ def test_any_96_images_in_a_row_show_every_category_once():
         assert sorted(categories[first : first + 32]) == sorted(SEEN + UNSEEN)
 
 
+def test_any_120_images_in_a_row_show_every_category_of_the_second_set():
+    labels = ShapesDataset(1200, unseen="second").annotations.labels
+    categories = [label.category for label in labels.values() if label.domain == "photo"]
+    for first in (0, 5, 100):
+        row = categories[first : first + 40]
+        assert set(row) == {*SEEN, *UNSEEN_SETS["second"]}
+        assert [sum(name == each for name in row) for each in UNSEEN_SETS["second"]] == [1] * 10
+
+
+def test_the_second_set_takes_the_places_of_the_unseen_and_of_nothing_else():
+    ours, theirs = ShapesDataset(36, pixels=32), ShapesDataset(36, pixels=32, unseen="second")
+    labels = theirs.annotations.labels
+    for mine, other in zip(ours.ids, theirs.ids, strict=True):
+        if ours.annotations.labels[mine].category in UNSEEN:
+            assert labels[other].category in UNSEEN_SETS["second"]
+            assert labels[other].split == "test"
+        else:
+            assert other == mine and theirs.read(mine) == ours.read(mine)
+            assert labels[mine] == ours.annotations.labels[mine]
+    with pytest.raises(DatasetError, match="no image 'photo/teapot"):
+        theirs.read("photo/teapot/000003.png")
+    with pytest.raises(DatasetError, match="no image 'photo/windmill"):
+        ours.read("photo/windmill/000003.png")
+
+
 def test_bytes_depend_on_neither_order_nor_process_state():
     dataset = ShapesDataset(30, seed=3, pixels=64)
     forward = {name: dataset.read(name) for name in dataset.ids}
@@ -69,9 +94,10 @@ def test_another_seed_is_another_world():
     seed=st.integers(0, 2**63 - 1),
     place=st.integers(0, 3 * 10**5),
     pixels=st.integers(32, 130),
+    unseen=st.sampled_from(list(UNSEEN_SETS)),
 )
-def test_any_image_of_any_world_can_be_drawn(seed, place, pixels):
-    dataset = ShapesDataset(place + 1, seed=seed, pixels=pixels)
+def test_any_image_of_any_world_can_be_drawn(seed, place, pixels, unseen):
+    dataset = ShapesDataset(place + 1, seed=seed, pixels=pixels, unseen=unseen)
     name = dataset.ids[place]
     data = dataset.read(name)
     picture = dataset.decode(name, data)
@@ -111,6 +137,7 @@ def test_an_unknown_id_is_one_line(name):
         ({"size": 1, "seed": -1}, "seed"),
         ({"size": 1, "pixels": 31}, "pixels"),
         ({"size": 1, "pixels": 2049}, "pixels"),
+        ({"size": 1, "unseen": "third"}, "unseen is 'third'; give first or second"),
     ],
 )
 def test_senseless_settings_are_refused(arguments, word):
@@ -189,7 +216,7 @@ def test_points_are_in_pixels_of_the_image():
 
 
 def test_masks_are_of_the_image_and_can_be_sent_to_a_worker():
-    dataset = ShapesDataset(9, pixels=80)
+    dataset = ShapesDataset(12, pixels=80, unseen="second")
     for name in dataset.ids:
         mask = pickle.loads(pickle.dumps(dataset.annotations.masks[name]))()
         assert mask.shape == (80, 80) and mask.dtype == bool

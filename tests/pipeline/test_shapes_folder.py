@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.datasets import open_dataset
 from pipeline.datasets.base import DatasetError
-from pipeline.datasets.shapes import ShapesDataset
+from pipeline.datasets.shapes import SEEN, UNSEEN_SETS, ShapesDataset
 from pipeline.datasets.shapes_folder import main, write_pictures
 
 
@@ -53,6 +53,13 @@ def test_sketchy_reads_them_with_sources_and_masks(places: tuple[Path, Path]) ->
 def test_masks_are_black_and_white_pictures(places: tuple[Path, Path]) -> None:
     mask = np.asarray(Image.open(places[1] / "cat" / "000001.png"))
     assert mask.shape == (64, 64) and set(np.unique(mask)) == {0, 255}
+
+
+def test_every_category_of_the_second_set_has_as_many_instances(tmp_path: Path) -> None:
+    assert write_pictures(tmp_path / "new", 34, 1, pixels=32, unseen="second") == 34 * 3
+    labels = open_dataset("folder", tmp_path / "new").annotations.labels.values()
+    photos = [label.category for label in labels if label.domain == "photo"]
+    assert sorted(str(name) for name in photos) == sorted(SEEN + UNSEEN_SETS["second"])
 
 
 @pytest.mark.parametrize(
