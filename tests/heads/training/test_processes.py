@@ -131,7 +131,14 @@ def test_loss_and_gradients_are_those_of_one_process(
     assert one["loss"] > 0, "the oracle has nothing to learn"
     assert any(gradient.abs().max() > 1e-3 for gradient in one["gradients"].values())
     for rank in ranks:
-        torch.testing.assert_close(rank["losses"][f"{name} {n}"], one, rtol=1e-4, atol=5e-5)
+        other = rank["losses"][f"{name} {n}"]
+        assert float(other["loss"]) == pytest.approx(float(one["loss"]), rel=1e-5)
+        # As a whole: two examples behind a batch norm leave single gradients that are all rounding.
+        expected, found = (
+            torch.cat([result["gradients"][key].flatten() for key in one["gradients"]])
+            for result in (one, other)
+        )
+        assert (found - expected).norm() < 1e-4 * expected.norm()
 
 
 @pytest.mark.parametrize("name", RUNS)
