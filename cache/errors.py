@@ -43,15 +43,24 @@ class QuarantinedImage(StoreError):
     """The image could not be computed; the store holds the reason instead of features."""
 
 
-_TRANSIENT = frozenset(
-    getattr(errno, name)
-    for name in (
-        "EIO ESTALE ETIMEDOUT EAGAIN EINTR EBUSY EREMOTEIO ECOMM ENOLINK ENOTCONN ENODEV "
-        "ENETDOWN ENETUNREACH ENETRESET EHOSTDOWN EHOSTUNREACH ECONNABORTED ECONNRESET "
-        "ECONNREFUSED EPIPE ESHUTDOWN"
-    ).split()
-    if hasattr(errno, name)
-)
+_TRANSIENT = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.EBUSY,
+    errno.ENODEV,
+    errno.ENOLINK,
+    errno.ENOTCONN,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENETRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ESHUTDOWN,
+    getattr(errno, "EREMOTEIO", errno.EIO),
+}
 
 
 def is_transient(error: BaseException | None) -> bool:

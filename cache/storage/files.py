@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from cache.errors import StoreError
+from cache.errors import StoreError, is_transient
 from cache.format.layout import LOCK
 from cache.storage.objects import Changed
 from cache.storage.places import names_in, refuse_link
@@ -344,7 +344,8 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        first = "" if is_transient(error) else "make room or give permission, then "
         raise StoreError(
-            f"{path}: cannot write ({error.strerror}); make room or give permission, then run "
-            "the same command again: committed shards are kept"
+            f"{path}: cannot write ({error.strerror}); {first}run the same command again: "
+            "committed shards are kept"
         ) from error

@@ -141,7 +141,7 @@ class HashIndex:
 
     def _to_bytes(self) -> bytes:
         lines = b"".join(
-            canonical_json({"signature": signature, **vars(record)}) + b"\n"
+            canonical_json(dict(vars(record), signature=signature)) + b"\n"
             for _, (signature, record) in sorted(self._entries.items())
         )
         head = {"crc32c": crc32c_hex(lines), "format_version": FORMAT_VERSION}

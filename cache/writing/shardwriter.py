@@ -229,9 +229,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
     ) -> Commit:
         """A commit with these parts."""
         arrays = {part.array.name: ArrayCommit(tuple(part.crcs), part.n_bytes) for part in parts}
-        return commit.extended(
-            self._images, self._quarantined, arrays, timings, self._computed_by
-        )
+        return commit.extended(self._images, self._quarantined, arrays, timings, self._computed_by)
 
     def _discard(self) -> None:
         for part in self._parts:

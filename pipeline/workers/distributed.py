@@ -98,7 +98,7 @@ class ClusterComputer:
         self._log = log
         self.dataset = dataset
         self.recipe, self.specs = described.recipe, described.specs
-        self.batch_size = described.batch_size
+        self.batch_size = int(described.provenance["batch_size"])
 
     def provenance(self) -> dict[str, Any]:
         """That of the worker that was the first to load the networks."""
@@ -184,6 +184,7 @@ class _Run:
         self._tasks = tasks
         self._watch = ShardWatch(cluster.shard_limit)
         self._topic = f"sketchfusion-{uuid.uuid4().hex}"
+        self._options: dict[str, Any] = {"topic": self._topic, "pure": False, "retries": RETRIES}
         self._done: queue.Queue[Future] = queue.Queue()
         self._starts: queue.Queue[tuple[int, str]] = queue.Queue()
         self._next_look = time.monotonic() + TICK
@@ -207,13 +208,7 @@ class _Run:
         self._client.subscribe_topic(
             self._topic, lambda event: self._starts.put((event[1]["task"], event[1]["worker"]))
         )
-        self._options = {
-            "topic": self._topic,
-            "source": source,
-            "store": store,
-            "pure": False,
-            "retries": RETRIES,
-        }
+        self._options |= {"source": source, "store": store}
         numbers = range(len(self._tasks))
         futures = self._client.map(compute_shard, self._tasks, numbers, **self._options)
         for number, future in enumerate(futures):

@@ -45,7 +45,6 @@ class Described:
     recipe: Recipe
     specs: Sequence[ArraySpec]
     provenance: dict[str, Any]
-    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def describe(source: Source) -> Described | Failure:
             job = _resident(source)
     except USER_ERRORS as error:
         return _failure(error)
-    return Described(job.recipe, job.specs, job.provenance(), job.extractor.batch_size)
+    return Described(job.recipe, job.specs, job.provenance())
 
 
 def compute_shard(
