@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cache.errors import StoreError
-from cache.format.checksums import canonical_json, crc32c_hex
+from cache.format.checksums import Json, canonical_json, crc32c_hex
 from cache.format.records import ImageRecord, have_record_types
 from cache.storage.files import Claim, make_folders, write_atomically
 from cache.storage.places import read_file
@@ -43,7 +43,7 @@ class HashIndex:
         self._file = file
         self._entries: dict[str, _Entry] = {}
         self._version: tuple[int, ...] | None = None
-        self._n_unsaved = 0
+        self._unsaved: dict[str, _Entry] = {}
         self._saved = time.monotonic()
         self._load()
 
@@ -61,23 +61,21 @@ class HashIndex:
 
     def add(self, record: ImageRecord, signature: str) -> None:
         """Remember a file that has just been hashed; saves now and then."""
-        self._entries[record.id] = (signature, record)
-        self._n_unsaved += 1
+        self._entries[record.id] = self._unsaved[record.id] = (signature, record)
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()
 
     def save(self) -> None:
         """Write what is new, if there is anything; a place that refuses is left alone."""
         self._saved = time.monotonic()
-        if not self._n_unsaved or self._file is None:
+        if not self._unsaved or self._file is None:
             return
-        added = self._entries
         self._load()  # Another process may have saved meanwhile.
-        self._entries |= added
+        self._entries |= self._unsaved
         with suppress(StoreError, OSError):
             self._make_folder()
             write_atomically(self._file, self._to_bytes())
-            self._n_unsaved = 0
+            self._unsaved.clear()
 
     @contextmanager
     def claimed(self, log: Callable[[str], None]) -> Iterator[bool]:
@@ -140,11 +138,12 @@ class HashIndex:
         return True
 
     def _to_bytes(self) -> bytes:
-        lines = b"".join(
-            canonical_json(dict(vars(record), signature=signature)) + b"\n"
+        rows: list[dict[str, Json]] = [
+            {"signature": signature, **vars(record)}
             for _, (signature, record) in sorted(self._entries.items())
-        )
-        head = {"crc32c": crc32c_hex(lines), "format_version": FORMAT_VERSION}
+        ]
+        lines = b"".join(canonical_json(row) + b"\n" for row in rows)
+        head: dict[str, Json] = {"crc32c": crc32c_hex(lines), "format_version": FORMAT_VERSION}
         return canonical_json(head) + b"\n" + lines
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,7 @@ def test_times_of_files_that_changed_just_now_are_not_trusted(tmp_path: Path) ->
 def test_an_index_forgets_nothing_that_another_process_saved(tmp_path: Path) -> None:
     here, there = HashIndex(tmp_path / "index"), HashIndex(tmp_path / "index")
     records = [ImageRecord(name, name * 64, 1, 2) for name in "ab"]
+    here.add(replace(records[1], sha256="c" * 64), "an older signature")
     for index, record in zip((here, there), records, strict=True):
         index.add(record, f"signature of {record.id}")
         index.save()
