@@ -203,14 +203,16 @@ def shared_networks() -> Iterator[None]:
 
 
 def contents(store: Path) -> dict[str, bytes]:
-    """Every file of a store but its lock; commits without their timings."""
+    """Every file of a store but its lock; commits without their timings and machines."""
     found = {}
     for file in sorted(store.rglob("*")):
         name = file.relative_to(store).as_posix()
         if file.is_file() and name != ".lock":
             data = file.read_bytes()
             if name.startswith("commits/") and not name.endswith(".tmp"):
-                document = {**json.loads(data), "timings": None, "checksum": None}
+                document = json.loads(data)
+                # A lost commit was the only one to know who had computed its shard.
+                document |= dict.fromkeys(("timings", "computed_by", "checksum"))
                 data = json.dumps(document, sort_keys=True).encode()
             found[name] = data
     return found

@@ -32,6 +32,8 @@ from cache.insight.describe import (
     list_stores,
 )
 from cache.reading.reader import FeatureStore
+from cache.storage.files import Claim
+from cache.storage.hashindex import HashIndex
 from cache.storage.places import local_path, store_path
 from cache.storage.remote import RemotePath, StorePath
 from cache.writing.prune import (
@@ -47,9 +49,11 @@ from cache.writing.writer import ShardTask, StoreWriter, TaskWriter
 __all__ = [
     "ArrayDescription",
     "ArraySpec",
+    "Claim",
     "CorruptShard",
     "DamagedStore",
     "FeatureStore",
+    "HashIndex",
     "ImageRecord",
     "MendReport",
     "NonFiniteError",

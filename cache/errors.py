@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 VERIFY_HINT = "run `sketchfusion cache verify` on the store"
 
 
@@ -39,3 +41,35 @@ class NotCommitted(StoreError):
 
 class QuarantinedImage(StoreError):
     """The image could not be computed; the store holds the reason instead of features."""
+
+
+_TRANSIENT = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.EBUSY,
+    errno.ENODEV,
+    errno.ENOLINK,
+    errno.ENOTCONN,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENETRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ESHUTDOWN,
+    getattr(errno, "EREMOTEIO", errno.EIO),
+}
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, is a fault of a disk, mount or network that may
+    pass by itself: EIO, ESTALE, ETIMEDOUT and the like, but not a full disk or a missing file."""
+    while error is not None:
+        if isinstance(error, TimeoutError | ConnectionError):
+            return True
+        if isinstance(error, OSError) and error.errno in _TRANSIENT:
+            return True
+        error = error.__cause__
+    return False

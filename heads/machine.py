@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
+from pipeline.machine import processor_name
+
 PACKAGES = ("sketchfusion", "torch", "diffusers", "open_clip_torch", "zarr", "numpy")
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 def describe_machine() -> dict[str, str]:
     """Processor, cores, threads, accelerator, system and package versions, by name."""
     facts = {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": str(_n_cores()),
         "torch threads": str(torch.get_num_threads()),
     }
@@ -43,11 +43,3 @@ def _n_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _processor() -> str:
-    if _CPUINFO.is_file():
-        for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

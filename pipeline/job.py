@@ -26,6 +26,7 @@ from pipeline.extraction.vision import (
     vision_recipe,
     vision_specs,
 )
+from pipeline.machine import processor_name
 from pipeline.networks.backbone import load_backbone
 from pipeline.networks.injection import configured_injection
 from pipeline.networks.prefix import site_digests
@@ -58,7 +59,16 @@ class Job(Networks):
             "dataset": self.config.dataset.name,
             "injection": dict(self.injection_sites),
             "aliases": dict(self.recipe.aliases),
-            "device": str(self.extractor.device),
+            **self.machine(),
+        }
+
+    def machine(self) -> dict[str, Any]:
+        """What computes in this process; it is recorded in the commit of each shard."""
+        device = self.extractor.device
+        is_cuda = device.type == "cuda"
+        return {
+            "device": str(device),
+            "device_name": torch.cuda.get_device_name(device) if is_cuda else processor_name(),
             "batch_size": self.extractor.batch_size,
             "compile": self.config.extraction.compile,
             "channels_last": self.config.extraction.channels_last,

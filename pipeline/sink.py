@@ -5,9 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -43,15 +44,23 @@ class ShardSink:
     whose temporaries are removed. An error in the thread is raised at the next `put`.
     """
 
-    def __init__(self, writer: TaskWriter, tasks: Sequence[ShardTask]) -> None:
+    def __init__(
+        self,
+        writer: TaskWriter,
+        tasks: Sequence[ShardTask],
+        machine: Mapping[str, Any] | None = None,
+        committed: Callable[[int, bool], None] = lambda number, is_ours: None,
+    ) -> None:
+        """`machine` is recorded in each commit. `committed` is called in the thread with the
+        number of each task that is there, and whether this process put it there."""
         self._writer = writer
         self._tasks = tasks
+        self._machine = machine
+        self._committed = committed
         self._queue: queue.Queue[FeatureBatch | None] = queue.Queue(QUEUE_LENGTH)
         self._error: BaseException | None = None
         self._cancelled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shard-writer", daemon=True)
-        self.committed = 0
-        """Tasks committed so far."""
 
     def put(self, batch: FeatureBatch) -> None:
         """Hand a batch over; waits while the queue is full. Raises what the thread raised."""
@@ -123,8 +132,9 @@ class ShardSink:
                 if more is None or self._cancelled.is_set():
                     raise _Cancelled
                 batch = more
-            shard.commit(timings={name: round(s, 4) for name, s in timings.items()})
-        self.committed += 1
+            rounded = {name: round(s, 4) for name, s in timings.items()}
+            is_ours = shard.commit(timings=rounded, computed_by=self._machine)
+        self._committed(batch.task, is_ours)
         following = self._queue.get()
         return None if self._cancelled.is_set() else following
 

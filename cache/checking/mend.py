@@ -13,7 +13,7 @@ import numpy as np
 from cache.checking.damage import FileDamage, Records, ShardDamage, Survey
 from cache.checking.findings import Problem
 from cache.errors import CorruptShard, DamagedStore, StoreError
-from cache.format.checksums import crc32c_of
+from cache.format.checksums import Json, crc32c_of
 from cache.format.commits import ArrayCommit, Commit, read_commit
 from cache.format.descriptors import hole_chunk, read_chunk, write_chunk
 from cache.format.encoding import Encoder
@@ -194,15 +194,21 @@ class ShardMender(AbstractContextManager["ShardMender"]):
                 self._quarantined[image_id] = reason
         self._append(slot, {})
 
-    def commit(self, timings: Mapping[str, float] | None = None) -> None:
+    def commit(
+        self,
+        timings: Mapping[str, float] | None = None,
+        computed_by: Mapping[str, Json] | None = None,
+    ) -> bool:
         """Put the files in their places, and a new commit where it was lost or says otherwise.
+
+        Returns whether it did: a shard with an image that cannot be computed stays as it is.
 
         A death in between leaves a shard that is still damaged, or whole: nothing sound is lost.
         Raises StoreError where somebody has changed the shard meanwhile.
         """
         if self._failures:
             self._report.failures |= self._failures
-            return
+            return False
         for file in self._files:
             file.finish()
         path = self._metadata.folder
@@ -214,15 +220,18 @@ class ShardMender(AbstractContextManager["ShardMender"]):
                 )
             for file in self._files:
                 file.publish()
-            commit = self._new_commit(timings or {})
+            commit = self._new_commit(timings or {}, computed_by)
             if commit is not None:
                 make_folders(path, path / COMMITS)
                 # Under a name that announces nothing: what would be rolled back is sound data.
                 write_atomically(target, commit.to_bytes(), f"repair-{target.name}")
         self._report.shards += 1
         self._report.records += sum(len(file.damage.slots) for file in self._files)
+        return True
 
-    def _new_commit(self, timings: Mapping[str, float]) -> Commit | None:
+    def _new_commit(
+        self, timings: Mapping[str, float], computed_by: Mapping[str, Json] | None
+    ) -> Commit | None:
         """The commit that fits the files; None if that is the one there."""
         crcs = {file.array.name: tuple(file.crcs) for file in self._files}
         old = self._damage.commit
@@ -244,7 +253,7 @@ class ShardMender(AbstractContextManager["ShardMender"]):
             )
             for name, new in crcs.items()
         }
-        return old.extended(self._images, self._quarantined, arrays, timings)
+        return old.extended(self._images, self._quarantined, arrays, timings, computed_by)
 
     def _has_no_values(self, slot: int) -> bool:
         """Whether the row is there in no array at all."""

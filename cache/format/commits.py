@@ -80,6 +80,8 @@ class Commit:
     """Per array on disk, scales included."""
     timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds spent on the shard, by name."""
+    computed_by: Sequence[Mapping[str, Json]] = ()
+    """Device, batch size and versions of each process that filled rows; equal ones once."""
 
     def n_rows(self, array: str) -> int:
         """How many rows of the shard exist for an array on disk."""
@@ -91,8 +93,10 @@ class Commit:
         quarantined: Mapping[str, str],
         arrays: Mapping[str, ArrayCommit],
         timings: Mapping[str, float],
+        computed_by: Mapping[str, Json] | None = None,
     ) -> Commit:
         """This commit with further rows or arrays; timings add up."""
+        new = [] if not computed_by or computed_by in self.computed_by else [computed_by]
         return Commit(
             shard=self.shard,
             images=tuple(images) if len(images) > len(self.images) else self.images,
@@ -102,6 +106,7 @@ class Commit:
                 name: self.timings.get(name, 0.0) + timings.get(name, 0.0)
                 for name in self.timings.keys() | timings.keys()
             },
+            computed_by=[*self.computed_by, *new],
         )
 
     def without(self, names: Collection[str]) -> Commit:
@@ -110,7 +115,7 @@ class Commit:
         images = self.images[: max((len(array.crc32c) for array in arrays.values()), default=0)]
         ids = {image.id for image in images}
         quarantined = {name: why for name, why in self.quarantined.items() if name in ids}
-        return Commit(self.shard, images, quarantined, arrays, self.timings)
+        return Commit(self.shard, images, quarantined, arrays, self.timings, self.computed_by)
 
     def to_bytes(self) -> bytes:
         """The commit file: one line of canonical JSON with its own checksum."""
@@ -125,6 +130,8 @@ class Commit:
             },
             "timings": dict(self.timings),
         }
+        if self.computed_by:
+            document["computed_by"] = [dict(machine) for machine in self.computed_by]
         return canonical_json(sealed(document)) + b"\n"
 
 
@@ -160,6 +167,7 @@ def parse_commit(data: bytes, store: StorePath, shard: int) -> Commit:
                 for name, array in document["arrays"].items()
             },
             timings=document["timings"],
+            computed_by=document.get("computed_by", ()),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise damaged from error
@@ -198,6 +206,8 @@ def _is_plain(commit: Commit) -> bool:
         and all(type(array.bytes) is int for array in commit.arrays.values())
         and isinstance(commit.timings, dict)
         and all(type(seconds) in (int, float) for seconds in commit.timings.values())
+        and isinstance(commit.computed_by, list | tuple)
+        and all(isinstance(machine, dict) for machine in commit.computed_by)
     )
 
 

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -156,6 +157,11 @@ def chunk_of(name: str) -> int | None:
 def commit_path(store: AnyPath, shard: int) -> AnyPath:
     """The file whose presence makes a shard exist."""
     return cast(AnyPath, store / COMMITS / f"{shard:06d}.json")
+
+
+def claim_path(store: Path, shard: int) -> Path:
+    """The temporary that says that a process is computing a shard."""
+    return store / COMMITS / f".claim-{shard:06d}.tmp"
 
 
 def document_bytes(document: dict[str, Json]) -> bytes:

@@ -35,6 +35,8 @@ class StoreDescription:
     recipe: dict[str, Json]
     provenance: dict[str, Json]
     """What made the store: device, versions and the like."""
+    computed_by: list[dict[str, Json]]
+    """What computed its shards: device, batch size and versions, and `shards`, how many."""
     shard_size: int
     """Images per shard."""
     n_images: int
@@ -68,6 +70,7 @@ def describe_store(path: str | StorePath) -> StoreDescription:
         fingerprint=store.fingerprint,
         recipe=dict(store.recipe.fields),
         provenance=store.provenance,
+        computed_by=[{**machine, "shards": shards} for machine, shards in store.computed_by],
         shard_size=store.shard_size,
         n_images=len(store),
         n_committed=int(complete.sum()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
@@ -17,7 +18,7 @@ from cache.errors import (
     StoreError,
     UnknownImage,
 )
-from cache.format.checksums import crc32c_of
+from cache.format.checksums import Json, canonical_json, crc32c_of
 from cache.format.commits import Commit, read_commit, read_commits
 from cache.format.encoding import Dequantiser
 from cache.format.layout import ArraySpec, ZarrArray
@@ -110,6 +111,18 @@ class FeatureStore:
             for name, mask in masks.items():
                 mask[start : start + commit.n_rows(name)] = True
         return masks
+
+    @cached_property
+    def computed_by(self) -> list[tuple[Mapping[str, Json], int]]:
+        """Device, batch size and versions of what computed, each with its number of shards.
+
+        Shards that were committed before this was recorded, or imported, are not in it.
+        """
+        counts: dict[bytes, int] = {}
+        for commit in self._all_commits():
+            for machine in map(canonical_json, map(dict, commit.computed_by)):
+                counts[machine] = counts.get(machine, 0) + 1
+        return [(json.loads(machine), n_shards) for machine, n_shards in sorted(counts.items())]
 
     def readable(self, arrays: Iterable[str]) -> list[str]:
         """Ids, in row order, of the images that `read` gives all these features of."""

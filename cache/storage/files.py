@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from cache.errors import StoreError
+from cache.errors import StoreError, is_transient
 from cache.format.layout import LOCK
 from cache.storage.objects import Changed
 from cache.storage.places import names_in, refuse_link
@@ -95,6 +95,48 @@ class TemporaryFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class Claim:
+    """Says that a piece of work is being done, for as long as the process that does it lives.
+
+    An empty file with a lock. A claim is advice: whoever ignores it does work twice, no harm.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        """Use `take`."""
+        self._path = path
+        self._fd = fd
+
+    @classmethod
+    def take(cls, path: Path) -> Claim | None:
+        """Claim the work that ``path`` stands for; None if another claim on it is held.
+
+        One that a killed process left behind is taken over. Raises StoreError if the file cannot
+        be made or locked.
+        """
+        while True:
+            with _explained(path):
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                return None
+            except OSError as error:
+                os.close(fd)
+                raise _no_locks(path, error) from error
+            if os.fstat(fd).st_nlink:
+                return cls(path, fd)
+            os.close(fd)  # Released between the two calls, and removed.
+
+    def release(self) -> None:
+        """Give the work up, or say that it is done."""
+        with suppress(OSError):  # A claim that stays behind is stale, and can be taken.
+            self._path.unlink(missing_ok=True)
+        # Explicitly, because a forked child may still hold the descriptor.
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        os.close(self._fd)
 
 
 class Spool:
@@ -300,16 +342,19 @@ def temporaries_in(folder: Path, target_name: str = "") -> list[Path]:
 def remove_stale_temporaries(folder: Path, target_name: str = "") -> None:
     """Remove the temporaries in ``folder`` (of one target, or all) whose owner is gone."""
     for path in temporaries_in(folder, target_name):
-        if not is_owned(path):
-            path.unlink(missing_ok=True)
+        _is_owned(path, remove_stale=True)
 
 
 def is_owned(temporary: Path) -> bool:
-    """Whether a living process holds this temporary; StoreError where that cannot be told.
+    """Whether a living process holds this temporary; StoreError if that cannot be told.
 
     Needs permission to read only. The lock tried is shared: NFS grants an exclusive one only on
     a file opened for writing, and two that ask at once must not take each other for the owner.
     """
+    return _is_owned(temporary)
+
+
+def _is_owned(temporary: Path, remove_stale: bool = False) -> bool:
     try:
         fd = os.open(temporary, os.O_RDONLY)
     except FileNotFoundError:
@@ -322,9 +367,16 @@ def is_owned(temporary: Path) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(fd)
         return True
     except OSError as error:
+        os.close(fd)
         raise _no_locks(temporary, error) from error
+    try:
+        if remove_stale:
+            # While it is locked: a process that has just made it and waits for the lock will see
+            # that it is gone.
+            temporary.unlink(missing_ok=True)
     finally:
         os.close(fd)
     return False
@@ -383,7 +435,8 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        first = "" if is_transient(error) else "make room or give permission, then "
         raise StoreError(
-            f"{path}: cannot write ({error.strerror}); make room or give permission, then run "
-            "the same command again: committed shards are kept"
+            f"{path}: cannot write ({error.strerror}); {first}run the same command again: "
+            "committed shards are kept"
         ) from error

@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from cache.errors import VERIFY_HINT, CorruptShard, StoreError
+from cache.format.checksums import Json
 from cache.format.commits import ArrayCommit, Commit, read_commit
 from cache.format.descriptors import DescriptorWriter
 from cache.format.encoding import Encoder
@@ -49,6 +50,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         self._before = Commit(self._shard)
         self._quarantined: dict[str, str] = {}
         self._parts: list[ShardFileWriter | DescriptorWriter] = []
+        self._computed_by: Mapping[str, Json] | None = None
 
     def __enter__(self) -> ShardWriter:
         self._before = read_commit(self._path, self._shard) or self._before
@@ -105,12 +107,21 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         self._quarantined.setdefault(self._image(row).id, reason)
         self._append_holes()
 
-    def commit(self, timings: Mapping[str, float] | None = None) -> None:
-        """Make the rows exist; ``timings`` are seconds by name.
+    def commit(
+        self,
+        timings: Mapping[str, float] | None = None,
+        computed_by: Mapping[str, Json] | None = None,
+    ) -> bool:
+        """Make the rows exist.
 
-        Raises StoreError where rows are missing. Where another worker has committed the same
-        rows meanwhile, its bytes are equal and these are dropped.
+        Args:
+            timings: seconds by name.
+            computed_by: device, batch size and versions of this process.
+
+        Returns whether this call made them exist: if another process has committed the same rows
+        meanwhile, its bytes are equal and these are dropped. Raises StoreError if rows are missing.
         """
+        self._computed_by = computed_by
         self._fill_quarantined(self._rows.stop)
         if self._next_row != self._rows.stop:
             raise StoreError(
@@ -120,7 +131,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         for part in self._parts:
             if isinstance(part, ShardFileWriter):
                 part.finish()
-        self._publish(timings or {})
+        return self._publish(timings or {})
 
     def _zarr_arrays(self) -> list[ZarrArray]:
         return [array for spec in self._specs for array in spec.zarr_arrays]
@@ -170,12 +181,12 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             part.append(record)
         self._next_row += 1
 
-    def _publish(self, timings: Mapping[str, float]) -> None:
-        """Make the finished parts exist."""
+    def _publish(self, timings: Mapping[str, float]) -> bool:
+        """Make the finished parts exist; False if another process has done so."""
         folder = self._metadata.folder
-        exclusively(folder, lambda _: self._put_in_place(folder, timings))
+        return exclusively(folder, lambda _: self._put_in_place(folder, timings))
 
-    def _put_in_place(self, folder: Path, timings: Mapping[str, float]) -> None:
+    def _put_in_place(self, folder: Path, timings: Mapping[str, float]) -> bool:
         """Descriptors, then the commit as a temporary, then the maps, then the commit itself.
 
         The temporary commit is there before the first map is: data without a commit is thereby
@@ -184,7 +195,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         current = read_commit(folder, self._shard) or Commit(self._shard)
         parts = self._missing_from(current)
         if not parts:
-            return
+            return False
         maps = [part for part in parts if isinstance(part, ShardFileWriter)]
         target = commit_path(folder, self._shard)
         if temporaries_in(target.parent, target.name):
@@ -203,6 +214,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             sync_folder(target.parent)
         finally:
             temporary.close()
+        return True
 
     def _missing_from(self, commit: Commit) -> list[ShardFileWriter | DescriptorWriter]:
         """The parts of which nobody has committed as many rows."""
@@ -217,7 +229,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
     ) -> Commit:
         """A commit with these parts."""
         arrays = {part.array.name: ArrayCommit(tuple(part.crcs), part.n_bytes) for part in parts}
-        return commit.extended(self._images, self._quarantined, arrays, timings)
+        return commit.extended(self._images, self._quarantined, arrays, timings, self._computed_by)
 
     def _discard(self) -> None:
         for part in self._parts:

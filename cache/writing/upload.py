@@ -25,13 +25,14 @@ class RemoteShardWriter(ShardWriter):
     Maps stream to temporary files of this machine as they come.
     """
 
-    def _publish(self, timings: Mapping[str, float]) -> None:
+    def _publish(self, timings: Mapping[str, float]) -> bool:
         assert isinstance(self._path, RemotePath)
         self._versions: dict[str, str] = {}
-        self._announced = False
+        self._announced = self._committed = False
         announcement = self._path / COMMITS / self._announcement()
         if exclusively(self._path, lambda store: self._put(store, announcement, timings)):
             announcement.remove()
+        return self._committed
 
     def _announcement(self) -> str:
         """A name like that of a commit's temporary, the same for the same work.
@@ -72,6 +73,7 @@ class RemoteShardWriter(ShardWriter):
             elif place is not None and place.version() != self._versions.get(part.array.name, ""):
                 self._versions[part.array.name] = part.upload(place)
         commit_path(store, self._shard).write(commit)
+        self._committed = True
         return True
 
     def _check_longer(self, place: RemotePath, part: ShardFileWriter) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -12,10 +12,11 @@ import numpy as np
 
 from cache.format.checksums import Json
 from cache.format.commits import Commit, read_commit, read_commits
-from cache.format.layout import DEFAULT_SHARD_SIZE, ArraySpec
+from cache.format.layout import DEFAULT_SHARD_SIZE, ArraySpec, claim_path
 from cache.format.metadata import Metadata
 from cache.format.recipe import Recipe
 from cache.format.records import ImageRecord
+from cache.storage.files import Claim
 from cache.storage.places import store_path
 from cache.storage.remote import RemotePath, StorePath
 from cache.writing.growth import open_or_grow
@@ -51,8 +52,15 @@ class RowWriter(Protocol):
     def quarantine(self, row: int, reason: str) -> None:
         """Mark an image that could not be computed."""
 
-    def commit(self, timings: Mapping[str, float] | None = None) -> None:
-        """Make the rows exist; ``timings`` are seconds by name."""
+    def commit(
+        self,
+        timings: Mapping[str, float] | None = None,
+        computed_by: Mapping[str, Json] | None = None,
+    ) -> bool:
+        """Make the rows exist, unless another process has; whether this call did.
+
+        ``timings`` are seconds by name, ``computed_by`` is what is recorded of this process.
+        """
 
 
 class TaskWriter(Protocol):
@@ -125,8 +133,28 @@ class StoreWriter:
         commits = read_commits(self.path, rows_of)
         return [task for commit in commits for task in self._missing(commit, rows_of[commit.shard])]
 
+    def requested_rows(self, shards: Callable[[int], bool] = lambda shard: True) -> list[int]:
+        """Rows of the images that this writer was opened for, in the shards that are chosen."""
+        return [
+            row
+            for row, requested in enumerate(self._requested)
+            if requested and shards(row // self.shard_size)
+        ]
+
+    def claim(self, shard: int) -> Claim | None:
+        """Say that this process computes a shard; None if another one does so.
+
+        Only a local store has claims: object storage has no locks that end with their process.
+        """
+        return Claim.take(claim_path(self._metadata.folder, shard))
+
+    @property
+    def has_claims(self) -> bool:
+        """Whether `claim` works here."""
+        return not isinstance(self.path, RemotePath)
+
     def is_committed(self, task: ShardTask) -> bool:
-        """Whether somebody has committed the task's rows since it was listed."""
+        """Whether another process has committed the task's rows since it was listed."""
         commit = read_commit(self.path, task.shard) or Commit(task.shard)
         n_rows = task.rows.stop - task.shard * self.shard_size
         return all(commit.n_rows(name) >= n_rows for name in task.arrays)

@@ -15,6 +15,7 @@ from heads.commands.options import STORE, config_argument, examples, json_option
 
 if TYPE_CHECKING:
     from cache import StorePath
+    from cache.format.checksums import Json
 
 
 @click.group()
@@ -63,12 +64,23 @@ def cache_info(store: StorePath, as_json: bool) -> None:
     click.echo(f"fingerprint  {found.fingerprint}")
     click.echo(f"images       {found.n_committed:,} of {found.n_images:,} done")
     click.echo(f"on disk      {human_bytes(found.bytes_on_disk)}")
+    for machine in found.computed_by:
+        click.echo(printable(_machine_line(machine)))
     click.echo("recipe       " + json.dumps(found.recipe, sort_keys=True))
     for name, array in found.arrays.items():
         shape = " x ".join(str(n) for n in array.shape)
         click.echo(f"  {name:<16} {array.dtype:<8} {shape:<14} {array.n_images:,} images")
     for image_id, reason in found.quarantined.items():
         click.echo(printable(f"  quarantined  {image_id}: {reason}"))
+
+
+def _machine_line(machine: dict[str, Json]) -> str:
+    """One line on what computed some shards of a store."""
+    batch_size, torch_version = machine.get("batch_size"), machine.get("torch")
+    return (
+        f"computed by  {machine.get('device_name')} ({machine.get('device')}), batch size "
+        f"{batch_size}, torch {torch_version}: {machine['shards']:,} shards"
+    )
 
 
 @examples("sketchfusion cache verify stores/demo", "sketchfusion cache verify stores/demo --fast")

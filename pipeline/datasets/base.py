@@ -109,6 +109,13 @@ class Dataset(ABC):
     def read(self, image_id: str) -> bytes:
         """The image's encoded bytes: what its content hash is taken of. Raises OSError."""
 
+    def signature(self, image_id: str) -> str | None:
+        """A string that changes when the image's file does, told without reading the file.
+
+        None if there is no such string: then only the content says whether it has changed.
+        """
+        return None
+
     def expect(self, image_id: str) -> None:  # noqa: B027
         """Hear of an image that will be read soon, so that a disk can begin. Raises nothing."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
@@ -26,12 +27,14 @@ from pipeline.datasets.base import (
 )
 from pipeline.datasets.listing import (
     IMAGE_SUFFIXES,
+    file_signature,
     list_files,
     read_image_file,
     start_reading,
     summarise,
 )
 from pipeline.datasets.renderings import Contents, are_alike, are_namesakes, choose
+from pipeline.datasets.retries import LoadingError, retry_transient
 from pipeline.datasets.subset import balanced_subset
 from pipeline.pictures.strokes import RENDER_SIDE, is_svg, render_svg
 
@@ -116,6 +119,9 @@ class FileDataset(Dataset):
 
     def read(self, image_id: str) -> bytes:
         return read_image_file(self.root / image_id)
+
+    def signature(self, image_id: str) -> str | None:
+        return file_signature(self.root / image_id)
 
     def expect(self, image_id: str) -> None:
         start_reading(self.root / image_id)
@@ -236,9 +242,13 @@ def checked_folder(folder: Path | None, dataset: str, key: str) -> Path:
     """`folder`, if it is one. Raises `DatasetError` that names the dataset's key otherwise."""
     if folder is None:
         raise DatasetError(f"{dataset}: needs a {key}: set dataset.{key} to the folder")
-    if not os.path.exists(folder):  # false also where a parent folder is closed to us
-        raise DatasetError(f"{dataset}: {key} {folder} does not exist")
-    if not folder.is_dir():
+    try:
+        status = retry_transient(lambda: os.stat(folder), f"{dataset}: {key} {folder}")
+    except LoadingError:
+        raise
+    except (OSError, ValueError):  # also if a parent folder is closed to us
+        raise DatasetError(f"{dataset}: {key} {folder} does not exist") from None
+    if not stat.S_ISDIR(status.st_mode):
         raise DatasetError(f"{dataset}: {key} {folder} is not a folder")
     return folder
 

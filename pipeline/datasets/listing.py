@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from errno import EFBIG
 from pathlib import Path
 
+from cache.errors import is_transient
 from pipeline.datasets.base import Skipped
+from pipeline.datasets.retries import LoadingError, retry_transient
 from pipeline.pictures.images import MAX_FILE_BYTES
 
 # fmt: off
@@ -21,6 +24,9 @@ IMAGE_SUFFIXES = frozenset({
 })
 # fmt: on
 """Extensions of the files offered to the decoder, which then goes by their content."""
+
+SETTLED_NS = 2 * 10**9
+"""Nanoseconds after which the times of a changed file can be trusted to tell the next change."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,9 @@ def list_files(root: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Listin
     file is one more file. Hidden entries, other extensions, links that leave the root or lead to
     a folder that is listed already, special files, folders that cannot be listed and names that
     are not UTF-8 are skipped with a reason.
+
+    Raises LoadingError if a folder cannot be listed at present: of a disk, mount or network that
+    fails nothing can be concluded about what is there.
     """
     walk = _Walk(os.path.realpath(root), suffixes)
     walk.run()
@@ -50,6 +59,22 @@ def read_image_file(path: Path) -> bytes:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise OSError(EFBIG, f"larger than {MAX_FILE_BYTES // 2**20} MiB", str(path))
     return path.read_bytes()
+
+
+def file_signature(path: Path) -> str | None:
+    """Size, times and inode of a file; None if it is not there, or has changed just now.
+
+    A file that has just changed could change again without a difference in its times, whose
+    resolution is milliseconds on most filesystems and seconds on some.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    changed = max(status.st_mtime_ns, status.st_ctime_ns)
+    if time.time_ns() - changed < SETTLED_NS:
+        return None
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
 
 
 def start_reading(path: Path) -> None:
@@ -103,19 +128,20 @@ class _Walk:
             try:
                 self._folder(folder)
             except OSError as error:
+                if is_transient(error):
+                    raise LoadingError.of(folder.real, error) from error
                 path = folder.prefix.rstrip("/") or "."
                 self._skip(path, f"cannot be listed ({error.strerror})")
 
     def _folder(self, folder: _Folder) -> None:
-        status = os.stat(folder.real)
+        status, entries = retry_transient(lambda: _entries_of(folder.real), folder.real)
         identity = (status.st_dev, status.st_ino)
         if identity in self.listed:
             self._skip(folder.prefix.rstrip("/"), "link to a folder that is listed already")
             return
         self.listed.add(identity)
-        with os.scandir(folder.real) as entries:
-            for entry in entries:
-                self._entry(entry, folder)
+        for entry in entries:
+            self._entry(entry, folder)
 
     def _entry(self, entry: os.DirEntry[str], folder: _Folder) -> None:
         path = folder.prefix + entry.name
@@ -154,6 +180,11 @@ class _Walk:
 
     def _skip(self, path: str, reason: str) -> None:
         self.skipped.append(Skipped(path, reason))
+
+
+def _entries_of(folder: str) -> tuple[os.stat_result, list[os.DirEntry[str]]]:
+    with os.scandir(folder) as entries:
+        return os.stat(folder), list(entries)
 
 
 def _lies_in(path: str, folder: str) -> bool:

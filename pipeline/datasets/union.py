@@ -52,6 +52,9 @@ class UnionDataset(Dataset):
     def read(self, image_id: str) -> bytes:
         return self._home[image_id].read(image_id)
 
+    def signature(self, image_id: str) -> str | None:
+        return self._home[image_id].signature(image_id)
+
     def expect(self, image_id: str) -> None:
         self._home[image_id].expect(image_id)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -43,7 +43,7 @@ def store_of_latents(path: StorePath, tasks: Sequence[ShardTask]) -> FeatureStor
     return store if suffices else None
 
 
-def load_latents(store: FeatureStore, batches: Sequence[RowBatch]) -> Generator[LatentBatch]:
+def load_latents(store: FeatureStore, batches: Iterable[RowBatch]) -> Generator[LatentBatch]:
     """Stored latents in batches; an image that is quarantined stays so, for the same reason."""
     quarantined = store.quarantined
     for batch in batches:

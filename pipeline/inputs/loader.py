@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,16 +22,11 @@ from torch.utils.data import Dataset as TorchDataset
 from cache import ImageRecord
 from configs.schema import ClipInput, Pad
 from pipeline.datasets.base import Dataset, DatasetError
+from pipeline.datasets.retries import RETRY_PAUSES, LoadingError
+from pipeline.inputs.collection import Hashed, content_hash
 from pipeline.pictures.images import ImageError, network_input
 
-RETRY_PAUSES = (0.1, 1.0)
-"""Seconds to wait before reading a file again that could not be read."""
-
 _PR_SET_PDEATHSIG = 1
-
-
-class LoadingError(DatasetError):
-    """Pictures cannot be read at present; nothing is said of the pictures themselves."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ class RowBatch:
     rows: Sequence[int]
 
 
-class _Squares(TorchDataset["SquareBatch | LoadingError"]):
+class _Squares(TorchDataset["SquareBatch | DatasetError"]):
     """Item i is a whole batch: one message per batch between processes, not one per image.
 
     An error is returned, not raised: DataLoader would wrap it in a worker's traceback.
@@ -72,9 +66,12 @@ class _Squares(TorchDataset["SquareBatch | LoadingError"]):
         resolution: int,
         pad: Pad,
         clip_input: ClipInput,
+        hashed: Hashed,
     ) -> None:
         self._dataset = dataset
         self._images = {row: images[row] for batch in batches for row in batch.rows}
+        ids = {image.id for image in self._images.values()}
+        self._hashed = {image_id: hashed[image_id] for image_id in ids & hashed.keys()}
         self._batches = batches
         self._resolution = resolution
         self._pad = pad
@@ -89,7 +86,7 @@ class _Squares(TorchDataset["SquareBatch | LoadingError"]):
             for row in batch.rows:
                 self._dataset.expect(self._images[row].id)
 
-    def __getitem__(self, index: int) -> SquareBatch | LoadingError:
+    def __getitem__(self, index: int) -> SquareBatch | DatasetError:
         start = time.perf_counter()
         batch = self._batches[index]
         rows, squares, unreadable = [], [], {}
@@ -108,10 +105,17 @@ class _Squares(TorchDataset["SquareBatch | LoadingError"]):
     def _square(self, image: ImageRecord) -> np.ndarray:
         """One image as uint8 [C, R, R]."""
         data = self._read(image.id)
-        if hashlib.sha256(data).hexdigest() != image.sha256:
+        if not self._is_as_hashed(image) and content_hash(data) != image.sha256:
             raise ImageError("the file changed after it was listed; a new store takes the new one")
         picture = self._dataset.decode(image.id, data)
         return network_input(picture, self._resolution, self._pad, self._clip_input)
+
+    def _is_as_hashed(self, image: ImageRecord) -> bool:
+        """Whether this process has found the listed hash in the file, which is the same still."""
+        if image.id not in self._hashed:
+            return False
+        signature, sha256 = self._hashed[image.id]
+        return sha256 == image.sha256 and signature == self._dataset.signature(image.id)
 
     def _read(self, image_id: str) -> bytes:
         """The file's bytes. A picture is given up only if the dataset no longer has it.
@@ -125,15 +129,12 @@ class _Squares(TorchDataset["SquareBatch | LoadingError"]):
             except FileNotFoundError as error:
                 if image_id not in self._dataset.ids:
                     raise ImageError("no longer in the dataset") from None
-                reason = error.strerror
+                failure: OSError = error
             except OSError as error:
-                reason = error.strerror or str(error)
+                failure = error
             if pause is not None:
                 time.sleep(pause)
-        raise LoadingError(
-            f"{image_id}: cannot be read ({reason}); finished shards are kept, run the same "
-            "command again when it can be"
-        )
+        raise LoadingError.of(image_id, failure) from failure
 
 
 def load_squares(
@@ -144,44 +145,52 @@ def load_squares(
     pad: Pad,
     workers: int,
     in_threads: bool = False,
+    order: Iterable[int] | None = None,
+    hashed: Hashed | None = None,
     clip_input: ClipInput = "square",
 ) -> Generator[SquareBatch]:
     """Decoded batches in order; at most two per worker are held ready.
 
-    Close it where it is not read to its end: its processes live as long as it does.
+    Close it if it is not read to its end: its processes live as long as it does.
 
     Args:
         images: the store's records; rows index into it.
         workers: processes; 0 decodes in this one.
-        in_threads: take so many threads instead, where processes cannot be started.
+        in_threads: take so many threads instead, if processes cannot be started.
+        order: numbers of the batches to decode, asked for as late as possible; None takes all.
+        hashed: files that this process has hashed itself; unchanged, they are not hashed again.
         clip_input: whether CLIP has a square of its own.
 
     Raises:
-        LoadingError: a file that is there cannot be read, or a worker died.
+        LoadingError: a file that is there cannot be read.
+        DatasetError: a decoding process died.
     """
-    squares = _Squares(dataset, images, batches, resolution, pad, clip_input)
+    squares = _Squares(dataset, images, batches, resolution, pad, clip_input, hashed or {})
+    numbers = range(len(squares)) if order is None else order
     if workers == 0:
-        loading = _here(squares)
+        loading = _here(squares, numbers)
     else:
-        loading = (_in_threads if in_threads else _in_processes)(squares, workers)
+        loading = (_in_threads if in_threads else _in_processes)(squares, numbers, workers)
     with closing(loading) as loaded:
         for batch in loaded:
-            if isinstance(batch, LoadingError):
+            if isinstance(batch, DatasetError):
                 raise batch
             yield batch
 
 
-def _here(squares: _Squares) -> Generator[SquareBatch | LoadingError]:
-    for index in range(len(squares)):
+def _here(squares: _Squares, order: Iterable[int]) -> Generator[SquareBatch | DatasetError]:
+    for index in order:
         squares.expect(index + 1)
         yield squares[index]
 
 
-def _in_threads(squares: _Squares, workers: int) -> Generator[SquareBatch | LoadingError]:
+def _in_threads(
+    squares: _Squares, order: Iterable[int], workers: int
+) -> Generator[SquareBatch | DatasetError]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decoder")
     try:
-        ahead: deque[Future[SquareBatch | LoadingError]] = deque()
-        for index in range(len(squares)):
+        ahead: deque[Future[SquareBatch | DatasetError]] = deque()
+        for index in order:
             ahead.append(pool.submit(squares.__getitem__, index))
             if len(ahead) > 2 * workers:
                 yield ahead.popleft().result()
@@ -192,11 +201,14 @@ def _in_threads(squares: _Squares, workers: int) -> Generator[SquareBatch | Load
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _in_processes(squares: _Squares, workers: int) -> Generator[SquareBatch | LoadingError]:
+def _in_processes(
+    squares: _Squares, order: Iterable[int], workers: int
+) -> Generator[SquareBatch | DatasetError]:
     # Batches travel as numpy arrays through pipes: shared memory is small in many containers.
     loader = DataLoader(
         squares,
         batch_size=None,
+        sampler=order,
         num_workers=workers,
         prefetch_factor=2,
         collate_fn=_as_is,
@@ -207,7 +219,7 @@ def _in_processes(squares: _Squares, workers: int) -> Generator[SquareBatch | Lo
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise LoadingError(
+        raise DatasetError(
             "a decoding process died (out of memory?); finished shards are kept, run the same "
             "command again, with --set extraction.workers=0 if it happens again"
         ) from None

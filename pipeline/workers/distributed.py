@@ -3,185 +3,295 @@
 Nothing but configurations and shard numbers travels: workers read pictures from, and commit
 shards to, folders that all of them see. Commits are files, so a worker that dies or hangs loses
 its unfinished shard and nothing else; dask gives that shard to another, also to one that joined
-later.
+later. The process that hands out the shards loads no networks: a worker tells it the digests.
 """
 
 from __future__ import annotations
 
-import gc
 import queue
-import socket
-import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import Any
 
-import torch
-from dask.distributed import Client, Future, KilledWorker, get_worker
+from dask.distributed import Client, Future, KilledWorker
 from dask.typing import Key
 
-from cache import FeatureStore, RemotePath, ShardTask, StoreError, StorePath, StoreWriter
+from cache import ShardTask, StoreWriter
 from cache.units import human_seconds
 from configs import Config
-from pipeline.compute import Listener, Progress, compute_tasks
-from pipeline.datasets.base import DatasetError
-from pipeline.extraction.extract import ExtractionError
-from pipeline.inputs.loader import auto_workers
-from pipeline.job import Job, load_job
-from pipeline.networks.checkpoints import BackboneError
-from pipeline.networks.injection import InjectionError
-from pipeline.workers.cluster import Cluster, ClusterError, connected, device_of_worker, workers_of
+from pipeline.compute import Listener, Progress
+from pipeline.inputs.collection import Hashed
+from pipeline.job import open_configured
+from pipeline.workers.cluster import Cluster, ClusterError, connected, workers_of
 from pipeline.workers.watch import TRIES, Running, ShardWatch, Shares, WorkerShare
+from pipeline.workers.worker import (
+    Busy,
+    Described,
+    Failure,
+    Outcome,
+    Result,
+    Source,
+    compute_shard,
+    describe,
+)
 
-USER_ERRORS = (BackboneError, DatasetError, ExtractionError, InjectionError, StoreError)
-"""What trying again on another worker cannot mend."""
 RETRIES = 2
-"""How often a shard is tried again after any other error, an OSError of a flaky mount say."""
+"""How often dask tries a shard again after an error that has no line for the user."""
+RETRY_DELAYS = (2.0, 15.0)
+"""Seconds before a shard is tried again after a fault of a disk, mount or network."""
+BUSY_DELAY = 1.0
+"""Seconds before a shard is looked at again that a process outside this run computes."""
 TICK = 1.0
 """Seconds between two looks at who takes too long."""
 GIVE_UP = 30.0
 """Seconds that a worker which takes too long has for ending."""
 
-
-@dataclass(frozen=True)
-class _Result:
-    """What a worker did with one shard."""
-
-    progress: Progress
-    worker: str
-    host: str
-    computed: bool
-    """Not if somebody had committed it since."""
+Log = Callable[[str], None]
 
 
-def compute_on_cluster(
-    cluster: Cluster,
-    config: Config,
-    store: StorePath,
-    tasks: Sequence[ShardTask],
-    listener: Listener | None = None,
-    log: Callable[[str], None] = lambda line: None,
-) -> tuple[Progress, list[WorkerShare]]:
-    """Have these tasks of a store computed, largest first; returns when all are committed.
+@contextmanager
+def cluster_computer(
+    cluster: Cluster, config: Config, listener: Listener | None, log: Log
+) -> Iterator[ClusterComputer]:
+    """What computes shards on a cluster, to which it is connected while the block runs.
 
-    In the progress, `read`, `compute` and `write` are sums over the workers. A shard that takes
-    far longer than others did (`ShardWatch`) is taken from its worker, which is restarted.
-
-    Raises:
-        ClusterError: no scheduler there, or a shard that kills or blocks every worker.
-        BackboneError, DatasetError, InjectionError, StoreError, ExtractionError: what a worker
-            met; among them RecipeMismatch, where a worker has other weights.
+    Raises ClusterError if there is no scheduler, and what the first worker meets that loads the
+    networks: BackboneError, DatasetError or InjectionError.
     """
-    progress = Progress(sum(len(task.rows) for task in tasks), len(tasks))
-    shares = Shares()
-    if not tasks:
-        return progress, []
-    if isinstance(store, RemotePath) and store.protocol == "memory":
-        raise ClusterError(f"{store}: other processes do not see it; write to a place they see")
-    order = sorted(tasks, key=lambda task: -len(task.rows) * len(task.arrays))
+    dataset = open_configured(config)  # Before workers start, or load anything.
     with connected(cluster, log) as client:
-        run = _Run(client, cluster, log, order)
-        run.submit(config.model_dump_json(), str(store.resolve()))
-        while run.waiting:
+        source = Source(config.model_dump_json(), uuid.uuid4().hex)
+        log(f"loading backbone {config.backbone.label} on a worker")
+        # All workers load at once. What one of them meets, it meets again at its first shard.
+        loading = [
+            client.submit(describe, source, workers=[address], pure=False)
+            for address in workers_of(client)
+        ]
+        described = _described(client, source, log)
+        yield ClusterComputer(cluster, client, source, dataset, described, listener, log)
+        del loading
+
+
+class ClusterComputer:
+    """A cluster whose workers hold the networks of one configuration."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        client: Client,
+        source: Source,
+        dataset: Any,
+        described: Described,
+        listener: Listener | None,
+        log: Log,
+    ) -> None:
+        """Use `cluster_computer`."""
+        self._cluster = cluster
+        self._client = client
+        self._source = source
+        self._described = described
+        self._listener = listener
+        self._log = log
+        self.dataset = dataset
+        self.recipe, self.specs = described.recipe, described.specs
+        self.batch_size = int(described.provenance["batch_size"])
+
+    def provenance(self) -> dict[str, Any]:
+        """That of the worker that was the first to load the networks."""
+        return self._described.provenance
+
+    def compute(
+        self, writer: StoreWriter, tasks: Sequence[ShardTask], hashed: Hashed
+    ) -> tuple[Progress, list[WorkerShare]]:
+        """Have these tasks computed, largest first; returns when all are committed.
+
+        In the progress, `read`, `compute` and `write` are sums over the workers, which hash
+        pictures themselves. A shard that takes far longer than others did (`ShardWatch`) is taken
+        from its worker, which is restarted.
+
+        Raises:
+            ClusterError: a shard that kills or blocks every worker.
+            BackboneError, DatasetError, InjectionError, StoreError, ExtractionError: what a
+                worker met; among them RecipeMismatch if a worker has other weights.
+        """
+        progress = Progress.of(tasks)
+        shares = Shares()
+        if not tasks:
+            return progress, []
+        order = sorted(tasks, key=lambda task: -len(task.rows) * len(task.arrays))
+        run = _Run(self._client, self._cluster, self._log, order)
+        run.submit(self._source, str(writer.path.resolve()))
+        while not run.finished:
             result = run.next_result()
             progress.add(result.progress)
             if result.computed:
                 spent = result.progress
-                seconds = spent.read + spent.compute + spent.write
-                shares.add(result.worker, result.host, spent.done, seconds)
-            if listener is not None:
-                listener(progress)
-    return progress, shares.all()
+                shares.add(
+                    result.worker,
+                    result.host,
+                    len(spent.committed),
+                    spent.read + spent.compute + spent.write,
+                    result.machine["device_name"],
+                    result.machine["batch_size"],
+                )
+            if self._listener is not None:
+                self._listener(progress)
+        return progress, shares.all()
+
+
+def _described(client: Client, source: Source, log: Log) -> Described:
+    """What a worker's networks compute; waits for a worker if there is none."""
+    future = client.submit(describe, source, pure=False)
+    said = False
+    while not future.done():
+        if not said and not workers_of(client):
+            log("no workers at present; waiting for one to join")
+            said = True
+        time.sleep(0.05)
+    found = _result(future, "loading the networks")
+    if isinstance(found, Failure):
+        raise found.error
+    assert isinstance(found, Described)
+    return found
+
+
+def _result(future: Future, what: str) -> Any:
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise ClusterError(
+            f"{error.last_worker.address}: {what} killed {error.allowed_failures} workers "
+            "in a row (out of memory?); set extraction.batch_size lower"
+        ) from None
+    except CancelledError:
+        raise ClusterError(
+            "lost the scheduler; finished shards are kept, start it and the same command again"
+        ) from None
 
 
 class _Run:
     """The tasks of one run on their way through the cluster."""
 
     def __init__(
-        self,
-        client: Client,
-        cluster: Cluster,
-        log: Callable[[str], None],
-        tasks: Sequence[ShardTask],
+        self, client: Client, cluster: Cluster, log: Log, tasks: Sequence[ShardTask]
     ) -> None:
         self._client = client
         self._log = log
         self._tasks = tasks
         self._watch = ShardWatch(cluster.shard_limit)
         self._topic = f"sketchfusion-{uuid.uuid4().hex}"
+        self._options: dict[str, Any] = {"topic": self._topic, "pure": False, "retries": RETRIES}
         self._done: queue.Queue[Future] = queue.Queue()
         self._starts: queue.Queue[tuple[int, str]] = queue.Queue()
         self._next_look = time.monotonic() + TICK
         self._alone = False
         self._number_of: dict[Key, int] = {}
-        self.waiting: dict[int, Future] = {}
-        """Tasks without a result. A result that was taken is let go, or dask would compute it
-        again when the worker that holds it dies."""
+        self._waiting: dict[int, Future] = {}
+        """Tasks under way. A result that was taken is let go, or dask would compute it again when
+        the worker that holds it dies."""
+        self._later: dict[int, tuple[float, str]] = {}
+        """Tasks to send again: when, and the address of a worker to avoid."""
+        self._failures: Counter[int] = Counter()
+        self._busy_since: dict[int, float] = {}
 
-    def submit(self, config_json: str, store: str) -> None:
+    @property
+    def finished(self) -> bool:
+        """Whether every task has a result that was taken."""
+        return not self._waiting and not self._later
+
+    def submit(self, source: Source, store: str) -> None:
         """Give all tasks to the scheduler, which hands them out in this order."""
         self._client.subscribe_topic(
             self._topic, lambda event: self._starts.put((event[1]["task"], event[1]["worker"]))
         )
-        futures = self._client.map(
-            _compute_shard,
-            self._tasks,
-            range(len(self._tasks)),
-            topic=self._topic,
-            config_json=config_json,
-            store=store,
-            pure=False,
-            retries=RETRIES,
-        )
+        self._options |= {"source": source, "store": store}
+        numbers = range(len(self._tasks))
+        futures = self._client.map(compute_shard, self._tasks, numbers, **self._options)
         for number, future in enumerate(futures):
-            self._number_of[future.key] = number
-            self.waiting[number] = future
-            future.add_done_callback(self._done.put)
+            self._expect(number, future)
 
-    def next_result(self) -> _Result:
+    def next_result(self) -> Result:
         """Wait for any task's result; raises what it ended with."""
         while True:
             if time.monotonic() >= self._next_look:
                 self._look_around()
                 self._next_look = time.monotonic() + TICK
+            self._send_again()
             try:
-                future = self._done.get(timeout=TICK)
+                future = self._done.get(timeout=TICK if not self._later else TICK / 10)
             except queue.Empty:
                 continue
             self._note_starts()
             if not future.done():  # Its worker died with the result: dask computes it again.
                 future.add_done_callback(self._done.put)
                 continue
-            result = self._result(future)
+            outcome: Outcome = _result(future, "a shard")
             number = self._number_of[future.key]
-            del self.waiting[number]
-            self._watch.finished(number, result.computed)
-            return result
+            del self._waiting[number]
+            self._watch.finished(number, outcome.computed)
+            if isinstance(outcome, Result):
+                return outcome
+            if isinstance(outcome, Busy):
+                self._busy_since.setdefault(number, time.monotonic())
+                self._later[number] = (time.monotonic() + BUSY_DELAY, "")
+            else:
+                self._try_again(number, outcome)
 
-    def _result(self, future: Future) -> _Result:
-        try:
-            result = future.result()
-        except KilledWorker as error:
-            raise ClusterError(
-                f"{error.last_worker.address}: a shard killed {error.allowed_failures} workers "
-                "in a row (out of memory?); set extraction.batch_size lower"
-            ) from None
-        except CancelledError:
-            raise ClusterError(
-                "lost the scheduler; finished shards are kept, start it and the same command again"
-            ) from None
-        if isinstance(result, Exception):
-            raise result
-        return result
+    def _expect(self, number: int, future: Future) -> None:
+        self._number_of[future.key] = number
+        self._waiting[number] = future
+        future.add_done_callback(self._done.put)
+
+    def _try_again(self, number: int, failure: Failure) -> None:
+        """Have a shard tried again after a fault that may pass; raise any other."""
+        tries = self._failures[number] = self._failures[number] + 1
+        if not failure.may_pass:
+            raise failure.error
+        if tries > len(RETRY_DELAYS):
+            raise type(failure.error)(
+                f"{failure.error} ({tries} tries, the last on worker {failure.worker})"
+            )
+        delay = RETRY_DELAYS[tries - 1]
+        reason = str(failure.error).partition(";")[0]
+        self._log(
+            f"shard {self._tasks[number].shard} on worker {failure.worker}: {reason}; trying "
+            f"again in {human_seconds(delay)}"
+        )
+        self._later[number] = (time.monotonic() + delay, failure.address)
+
+    def _send_again(self) -> None:
+        now = time.monotonic()
+        for number, (due, address) in list(self._later.items()):
+            if due > now:
+                continue
+            del self._later[number]
+            # A worker whose mount fails fails fast, and would be free for every next try.
+            others = [worker for worker in workers_of(self._client) if worker != address]
+            future = self._client.submit(
+                compute_shard,
+                self._tasks[number],
+                number,
+                heed=self._heeds_claims(number),
+                workers=others if address and others else None,
+                allow_other_workers=bool(address and others),
+                **self._options,
+            )
+            self._expect(number, future)
+
+    def _heeds_claims(self, number: int) -> bool:
+        """Not those of a worker that hangs, or of a process that was waited for long enough."""
+        waited = time.monotonic() - self._busy_since.get(number, time.monotonic())
+        return not self._watch.was_given_up(number) and waited < self._watch.patience(number)
 
     def _note_starts(self) -> None:
         """A start is told later than it was, and may be of a task that has ended since."""
         while not self._starts.empty():
             number, worker = self._starts.get()
-            future = self.waiting.get(number)
+            future = self._waiting.get(number)
             if future is not None and not future.done():
                 self._watch.started(number, worker)
 
@@ -212,60 +322,3 @@ class _Run:
             self._client.retire_workers([running.worker], close_workers=True)
         else:
             self._client.restart_workers([running.worker], GIVE_UP, raise_for_error=False)
-
-
-_ONE_AT_A_TIME = threading.Lock()
-"""A worker with several threads that joins later must not share its backbone between them."""
-
-
-def _compute_shard(
-    task: ShardTask, number: int, topic: str, config_json: str, store: str
-) -> _Result | Exception:
-    """What a worker runs. A user's error is returned: raised, dask would try it again."""
-    worker = get_worker()
-    with _ONE_AT_A_TIME:
-        worker.log_event(topic, {"task": number, "worker": worker.address})
-        try:
-            job, writer = _resident(config_json, store)
-            computed = not writer.is_committed(task)
-            if computed:
-                progress = compute_tasks(job, writer, [task], _decoders(job), in_threads=True)
-            else:
-                progress = Progress(len(task.rows), 1, done=len(task.rows), shards=1)
-        except USER_ERRORS as error:
-            return error
-    return _Result(progress, str(worker.name), socket.gethostname(), computed)
-
-
-def _decoders(job: Job) -> int:
-    """Threads that decode beside the accelerator: dask lets its workers start no processes."""
-    workers = job.config.extraction.workers
-    if workers != "auto":
-        return workers
-    # Beside a CPU there is nothing to gain: each core has a worker of its own.
-    device = job.extractor.device
-    return 0 if device.type == "cpu" else auto_workers(device)
-
-
-_kept: dict[tuple[str, str], tuple[Job, StoreWriter]] = {}
-
-
-def _resident(config_json: str, store: str) -> tuple[Job, StoreWriter]:
-    """The worker's networks and its view of the store, loaded once and kept."""
-    key = (config_json, store)
-    if key not in _kept:
-        # Before others are loaded: a card may not have room for two backbones.
-        _kept.clear()
-        gc.collect()
-        _kept[key] = _load(config_json, store)
-    return _kept[key]
-
-
-def _load(config_json: str, store: str) -> tuple[Job, StoreWriter]:
-    config = Config.model_validate_json(config_json)
-    name, n_devices = get_worker().name, torch.cuda.device_count()
-    device = device_of_worker(config.extraction.device, name, n_devices)
-    extraction = config.extraction.model_copy(update={"device": device})
-    job = load_job(config.model_copy(update={"extraction": extraction}))
-    images = FeatureStore.open(store, job.recipe).images
-    return job, StoreWriter.open(store, job.recipe, images, job.specs)

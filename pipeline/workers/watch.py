@@ -39,6 +39,9 @@ class WorkerShare:
     seconds: float
     """Spent on them, without loading the weights."""
     images_per_second: float
+    device: str = ""
+    """What computed, by its maker's name."""
+    batch_size: int = 0
 
 
 class ShardWatch:
@@ -86,6 +89,14 @@ class ShardWatch:
         """Forget what was in work on any other worker: it is gone."""
         self._running = {n: r for n, r in self._running.items() if r.worker in workers}
 
+    def patience(self, number: int) -> float:
+        """Seconds for which to wait for a process outside this run that has claimed a task."""
+        return self._limit_of(number) or FLOOR
+
+    def was_given_up(self, number: int) -> bool:
+        """Whether a task was taken from a worker, which may still hang with it."""
+        return number in self._tries
+
     def given_up(self, number: int) -> bool:
         """A task is taken from a worker that takes too long. Whether to try it again.
 
@@ -107,16 +118,33 @@ class Shares:
 
     def __init__(self) -> None:
         self._totals: dict[tuple[str, str], tuple[int, int, float]] = {}
+        self._machines: dict[tuple[str, str], tuple[str, int]] = {}
 
-    def add(self, worker: str, host: str, images: int, seconds: float) -> None:
+    def add(
+        self,
+        worker: str,
+        host: str,
+        images: int,
+        seconds: float,
+        device: str = "",
+        batch_size: int = 0,
+    ) -> None:
         """Count one shard."""
+        self._machines[worker, host] = (device, batch_size)
         shards, before, spent = self._totals.get((worker, host), (0, 0, 0.0))
         self._totals[worker, host] = (shards + 1, before + images, spent + seconds)
 
     def all(self) -> list[WorkerShare]:
         """By name and host."""
         return [
-            WorkerShare(*who, shards, images, round(spent, 3), round(images / max(spent, 1e-9), 3))
+            WorkerShare(
+                *who,
+                shards,
+                images,
+                round(spent, 3),
+                round(images / max(spent, 1e-9), 3),
+                *self._machines[who],
+            )
             for who, (shards, images, spent) in sorted(self._totals.items())
         ]
 

@@ -1,3 +1,4 @@
+import json
 import os
 
 import numpy as np
@@ -16,8 +17,10 @@ from cache import (
     ShardTask,
     StoreError,
     StoreWriter,
+    describe_store,
     verify_store,
 )
+from cache.format.checksums import canonical_json, sealed
 from tests.cache.stores import (
     ARRAYS,
     LATENT,
@@ -31,6 +34,7 @@ from tests.cache.stores import (
     values,
     write,
 )
+from tests.object_store import new_place
 
 
 def open_writer(path, n_images=11, arrays=ARRAYS, **options):
@@ -347,3 +351,44 @@ def test_timings_of_a_shard_add_up(tmp_path):
 def test_a_store_without_arrays_is_refused(tmp_path):
     with pytest.raises(StoreError, match="at least one"):
         open_writer(tmp_path, arrays=[])
+
+
+def test_a_commit_says_what_computed_each_part_of_a_shard(tmp_path):
+    """Equal machines once; a store that does not say so is read as before."""
+    machines = [{"device": "cuda:0", "batch_size": 64}, {"device": "cpu", "batch_size": 4}]
+    for n_images, machine in ((1, None), (2, machines[0]), (3, machines[0]), (4, machines[1])):
+        writer = open_writer(tmp_path, n_images, [S3])
+        (task,) = writer.pending()
+        with writer.shard(task) as shard:
+            for row in task.rows:
+                shard.put(row, {S3.name: values(row, S3)})
+            assert shard.commit(computed_by=machine)
+    found = FeatureStore.open(tmp_path)
+    assert found.computed_by == [(machines[1], 1), (machines[0], 1)]
+    assert describe_store(tmp_path).computed_by == [
+        {**machines[1], "shards": 1},
+        {**machines[0], "shards": 1},
+    ]
+    assert verify_store(tmp_path).notes == ()
+    commit = json.loads((tmp_path / "commits" / "000000.json").read_text())
+    del commit["computed_by"]
+    data = canonical_json(sealed(commit)) + b"\n"
+    (tmp_path / "commits" / "000000.json").write_bytes(data)
+    assert FeatureStore.open(tmp_path).computed_by == []
+    (tmp_path / "commits" / "000000.json").write_bytes(
+        canonical_json(sealed(commit | {"computed_by": "cpu"})) + b"\n"
+    )
+    assert not verify_store(tmp_path).sound
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_commit_that_came_second_says_so(tmp_path, remote):
+    place = new_place("memory") if remote else tmp_path
+    first, second = (open_writer(place, 2, [S3, POOLED]) for _ in range(2))
+    (task,) = first.pending()
+    with first.shard(task) as faster, second.shard(task) as slower:
+        for shard in (faster, slower):
+            for row in task.rows:
+                shard.put(row, {spec.name: values(row, spec) for spec in (S3, POOLED)})
+        assert faster.commit()
+        assert not slower.commit()
