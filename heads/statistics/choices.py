@@ -70,7 +70,7 @@ def parse_choices(document: Any) -> dict[str, PartChoice]:
 
 def describe_choice(choice: PartChoice, is_map: bool) -> str:
     """One part in words, such as `extremes, centred by kind, whitened (0.1), weight 1.5`."""
-    words = [choice.pooling] if is_map else []
+    words: list[str] = [choice.pooling] if is_map else []
     words.append(_CENTRED[choice.centring])
     shrinkage = choice.shrinkage
     words.append("not whitened" if shrinkage is None else f"whitened ({shrinkage:g})")
