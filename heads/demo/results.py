@@ -20,8 +20,8 @@ def overview_section(demonstration: Demonstration) -> Section:
         tag(
             "p",
             "Every head read the same store. Its main metric on the test part in hundredths, "
-            "beside the store's features without training, the best floor that needs no network, "
-            "and guessing. Both retrieval tasks and segmentation are tested on categories that "
+            "beside the same head before its training and on each part alone, the store's features "
+            "as they are, the best floor that needs no network, and guessing. Both retrieval tasks and segmentation are tested on categories that "
             "were in no training. The pictures below are spread over the categories by a fixed "
             "rule and then taken at equal distances from the best to the worst: neither the "
             "finest nor the poorest alone.",
@@ -29,9 +29,9 @@ def overview_section(demonstration: Demonstration) -> Section:
         table(HEADINGS, [_with_bold_head(row) for row in rows], numbers=range(1, len(HEADINGS))),
         tag(
             "p",
-            "The built-in CLIP learned its embedding on worlds like this one, so B-CLIP is hard "
-            "to beat where a picture is compared as a whole; and the built-in UNet learned to "
-            "match keypoints, so B-SD is strong in correspondence.",
+            "What SD's layers know of a picture as a whole is in how their channels vary over the "
+            "cells, which the mean of B-SD deletes. The built-in UNet learned to match keypoints, "
+            "so B-SD is strong in correspondence.",
             class_="soft",
         ),
     )
