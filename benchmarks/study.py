@@ -265,14 +265,14 @@ def configuration(task: str, variant: Variant, world: World, out: Path) -> Confi
             f"train.injection.sites={variant.sites}",
             f"train.cycle.epochs={variant.cached}",
         ]
-    return load_config(f"shapes/{task}", settings)
+    return load_config(f"shapes-paper/{task}", settings)
 
 
 def warmed(task: str, variant: Variant, world: World, store: Path, run: Run) -> Path:
     """A run that trained the head on the plain cache for the row's `warm` epochs."""
     folder = run.folder.with_name(f"{run.folder.name}-before")
     settings = [*world.settings, ONLY_SD, f"train.epochs={variant.warm}"]
-    train(load_config(f"shapes/{task}", settings), [store], folder, resume=True)
+    train(load_config(f"shapes-paper/{task}", settings), [store], folder, resume=True)
     return folder
 
 
@@ -290,7 +290,7 @@ def random_injection(seed: int, out: Path) -> Path:
     path = out / "stores" / f"random-{seed}.safetensors"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        backbone = load_backbone(load_config("shapes/retrieval").backbone, "cpu", "float32")
+        backbone = load_backbone(load_config("shapes-paper/retrieval").backbone, "cpu", "float32")
         torch.manual_seed(seed)
         Injection(backbone.clip.width, site_channels(backbone.unet)).save(path)
     return path

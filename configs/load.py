@@ -30,9 +30,9 @@ SECTIONS = {
     "task": "tasks",
     "architecture": "architectures",
 }
-SUITES = ("paper", "shapes")
+SUITES = ("paper", "shapes", "shapes-paper")
 """Folders of whole configurations: `paper/<name>` for the paper's tables, `shapes/<name>` for the
-procedural world."""
+procedural world, `shapes-paper/<name>` for the same with the paper's head."""
 
 
 _PLAIN_WORDS = {
