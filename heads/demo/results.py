@@ -22,8 +22,9 @@ def overview_section(demonstration: Demonstration) -> Section:
             "Every head read the same store. Its main metric on the test part in hundredths, "
             "beside the same head before its training and on each part alone, the store's features "
             "as they are, the best floor that needs no network, and guessing. Both retrieval tasks "
-            "and segmentation are tested on categories that were in no training. The pictures below are spread over the categories by a fixed "
-            "rule and then taken at equal distances from the best to the worst: neither the "
+            "and segmentation are tested on categories that were in no training. The pictures "
+            "below are spread over the categories by a fixed rule and then taken at equal "
+            "distances from the best to the worst: neither the "
             "finest nor the poorest alone.",
         ),
         table(HEADINGS, [_with_bold_head(row) for row in rows], numbers=range(1, len(HEADINGS))),
