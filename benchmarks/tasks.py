@@ -4,7 +4,9 @@
 
 Every seed is a world of its own and the seed of its training; the store of a world is computed once
 and all heads read it. Prints one Markdown table a task: mean and spread (half the range) over the
-seeds. Run again, it goes on where it stopped and trains only what is missing.
+seeds, and what the head is ahead by, with a 95 % interval over the categories of all worlds
+(`heads.evaluation.uncertainty`). Run again, it goes on where it stopped and trains only what is
+missing.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from typing import Any
 from configs import load_config
 from heads.evaluation.alone import alone_configs
 from heads.evaluation.evaluate import evaluate, is_evaluated
+from heads.evaluation.table import interval_in_words
+from heads.evaluation.uncertainty import Sums, differences
 from heads.tasks import TASKS
 from heads.training.run import Run
 from heads.training.train import train
@@ -71,7 +75,39 @@ def markdown(task: str, results: Sequence[dict[str, Any]]) -> str:
     rows += [(name, [found["baselines"][name] for found in results]) for name in first["baselines"]]
     rows.append(("chance", [found["chance"] for found in results]))
     title = f"**{task}** by `{first['protocol']}`, n = "
-    return table(title + ", ".join(f"{found['n']:,}" for found in results), metrics, rows)
+    lines = [table(title + ", ".join(f"{found['n']:,}" for found in results), metrics, rows)]
+    ahead = [f"| {name} | {' | '.join(cells)} |" for name, cells in pooled(task, results).items()]
+    if ahead:
+        header = f"| {TASKS[task].headline}: {first['name']} minus | | 95 % interval | |"
+        lines += [header, "|---|---:|---:|---|", *ahead, ""]
+    ranks = {name: [f["mean_ranks"][name] for f in results] for name in first.get("mean_ranks", {})}
+    if ranks:
+        means = [f"{name} {statistics.mean(values):.2f}" for name, values in ranks.items()]
+        lines += [f"Mean rank of the right photo: {', '.join(means)}.", ""]
+    return "\n".join(lines)
+
+
+def pooled(task: str, results: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """By baseline, the difference of the headline metric over all worlds in words.
+
+    A category of several worlds is drawn in all of them at once. Empty for results over a single
+    category, and for those of a version that kept none by category.
+    """
+
+    def over_worlds(names: Sequence[str]) -> Sums | None:
+        sums = [Sums.of_row(found, name) for found, name in zip(results, names, strict=True)]
+        known = [one for one in sums if one is not None]
+        return Sums.pooled(known) if len(known) == len(results) else None
+
+    column = list(results[0]["metrics"]).index(TASKS[task].headline)
+    ours = over_worlds([found["name"] for found in results])
+    rows = {}
+    for name in results[0]["baselines"]:
+        theirs = over_worlds([name] * len(results))
+        if ours is not None and theirs is not None:
+            found = differences(ours, theirs)[column]
+            rows[name] = interval_in_words(found.difference, found.low, found.high)
+    return rows
 
 
 def table(

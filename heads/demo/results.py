@@ -35,6 +35,12 @@ def overview_section(demonstration: Demonstration) -> Section:
             "so B-SD is strong in correspondence.",
             class_="soft",
         ),
+        tag(
+            "p",
+            "± is a standard error, from resampling the tested categories. What a head is ahead "
+            "of each row by, and whether that can be told from chance, is in its own table below.",
+            class_="soft",
+        ),
     )
     return Section("Five heads, one store", body)
 

@@ -8,7 +8,7 @@ from cache.units import human_bytes, human_seconds
 from heads.demo.records import Demonstration, TrainedHead
 from heads.demo.words import duration, outcome, times
 from heads.evaluation.evaluate import UNTRAINED
-from heads.evaluation.table import aligned, percent
+from heads.evaluation.table import aligned, percent, with_error
 
 COLUMNS = {
     UNTRAINED: "untrained",
@@ -24,7 +24,8 @@ HEADINGS = ("", "trained head", *COLUMNS.values(), "no network", "chance")
 
 
 def score_rows(demonstration: Demonstration) -> list[list[str]]:
-    """A row for each task: its main metric in hundredths under each of `HEADINGS`."""
+    """A row for each task: its main metric in hundredths under each of `HEADINGS`, the trained
+    head's with its standard error."""
     return [_score_row(head) for head in demonstration.heads]
 
 
@@ -33,7 +34,7 @@ def _score_row(head: TrainedHead) -> list[str]:
     floors = [evaluation.baselines[name][metric] for name in evaluation.floors]
     return [
         f"{head.task.replace('_', '-')}, {metric}",
-        percent(evaluation.metrics[metric]),
+        with_error(evaluation.metrics[metric], evaluation.errors.get(metric)),
         *(percent(evaluation.baselines.get(name, {}).get(metric)) for name in COLUMNS),
         percent(max(floors, default=None)),
         percent(evaluation.chance.get(metric)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from configs import Config
 from heads.evaluation.baselines import find_baselines, score_baseline, score_floors
 from heads.evaluation.result import Evaluation
 from heads.evaluation.table import protocol_in_words
+from heads.evaluation.uncertainty import uncertainty
 from heads.explain import Explained, Findings, Remembered, find
 from heads.protocols import Score, find_protocol
 from heads.report.run import write_run_report
@@ -86,29 +87,28 @@ def examine(
     findings = find(Explained(experiment, fitted, describe))
     if findings.missing is not None:
         log(f"the report has no pictures: {findings.missing}")
-    baselines: dict[str, Mapping[str, float]] = {}
+    others: dict[str, Score] = {}
     if isinstance(learner.aggregation, StatisticsHead):
         log(f"evaluating {UNTRAINED}")
         with learner.aggregation.uncorrected():
-            untrained = task.score(task.parts.test, learner.describe, None)
-        baselines[UNTRAINED] = untrained.metrics
+            others[UNTRAINED] = task.score(task.parts.test, learner.describe, None)
     further = [*caches, *experiment.config.train.baseline_caches]
     stores = [*experiment.stores, *(FeatureStore.open(path) for path in further)]
     check_same_pictures(stores)
     found, missing = find_baselines(experiment.config, stores, _tested(experiment))
     for baseline in found:
         log(f"evaluating {baseline.name}")
-        baselines[baseline.name] = score_baseline(baseline, task, experiment.device).metrics
+        others[baseline.name] = score_baseline(baseline, task, experiment.device)
     own_name = run_name(experiment.config)
     for path in beside:
         name, other = _score_beside(open_run(path), experiment, log)
-        taken = name == own_name or name in baselines
-        baselines[f"{name} ({path})" if taken else name] = other.metrics
+        taken = name == own_name or name in others
+        others[f"{name} ({path})" if taken else name] = other
     lowest: dict[str, Score] = {}
     if floors:
         log("evaluating floors")
         lowest = score_floors(task, experiment.dataset)
-        baselines |= {name: floor.metrics for name, floor in lowest.items()}
+        others |= lowest
     paper = task.protocol.paper
     notes = [
         *_other_versions(run, task),
@@ -130,7 +130,7 @@ def examine(
         split="test",
         metrics=dict(score.metrics),
         beside=dict(score.beside),
-        baselines=baselines,
+        baselines={name: dict(other.metrics) for name, other in others.items()},
         floors=list(lowest),
         missing=missing,
         chance=task.protocol.chance(task.parts.test),
@@ -139,6 +139,13 @@ def examine(
         stores=list(dict.fromkeys(store.fingerprint for store in stores)),
         notes=notes,
         protocol_version=task.protocol.version,
+        mean_ranks={
+            name: found.mean_rank
+            for name, found in {own_name: score, **others}.items()
+            if found.mean_rank is not None
+        },
+        headline=task.headline,
+        **vars(uncertainty(own_name, score, others)),
     )
     try:
         write_text(run.evaluation, json.dumps(evaluation.as_json(), indent=2) + "\n")

@@ -21,8 +21,6 @@ class Evaluation:
     beside: Mapping[str, float]
     baselines: Mapping[str, Mapping[str, float]]
     """Untrained features, other runs, and floors."""
-    floors: Sequence[str]
-    """Which of the baselines need no network."""
     missing: Mapping[str, str]
     """Baselines that no store could give, and why."""
     chance: Mapping[str, float]
@@ -34,6 +32,25 @@ class Evaluation:
     notes: Sequence[str] = field(default_factory=tuple)
     protocol_version: int = 1
     """How the protocol counted: numbers of different versions are not comparable."""
+    floors: Sequence[str] = field(default_factory=tuple)
+    """Which of the baselines need no network."""
+    mean_ranks: Mapping[str, float] = field(default_factory=dict)
+    """Mean place of the right photo, from 1, by row; the run's under its own name. Empty but in
+    fine-grained retrieval."""
+    headline: str = ""
+    """The metric that stands for the task where there is room for one."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """Standard errors of `metrics`; this and what follows as `heads.evaluation.uncertainty` finds
+    it."""
+    baseline_errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    differences: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """This run minus each baseline, by metric: `difference`, `error`, `low` and `high`."""
+    resampled: str = ""
+    """What was drawn with replacement to find them."""
+    categories: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """Metrics by row and category, the run's under its own name; empty if there is but one."""
+    category_weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By category and metric: the weight in the mean over categories."""
 
     def as_json(self) -> dict[str, Any]:
         """One plain object."""

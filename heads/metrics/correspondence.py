@@ -14,6 +14,8 @@ class PCKScores:
     """Means over the pairs that have a visible point; the others are excluded and counted."""
 
     metrics: Mapping[str, float]
+    values: Tensor
+    """float64 [pairs, M]: each pair's own PCK, a column for each metric."""
     n_pairs: int
     n_excluded: int
 
@@ -57,9 +59,10 @@ def pck(
         rates.append(torch.stack(found).double().mean(1))
     if not rates:
         raise ValueError(f"no pair has a visible point: {n_excluded} pairs given")
-    means = torch.stack(rates).mean(0).tolist()
+    values = torch.stack(rates)
     names = [f"pck@{percent:g}" for percent in percents]
-    return PCKScores(dict(zip(names, means, strict=True)), len(rates), n_excluded)
+    means = dict(zip(names, values.mean(0).tolist(), strict=True))
+    return PCKScores(means, values, len(rates), n_excluded)
 
 
 def errors(predicted: Tensor, truth: Tensor) -> Tensor:

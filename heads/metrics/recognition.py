@@ -16,10 +16,19 @@ def accuracy(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict
     Among equal scores the lower class comes first. Raises `ValueError` for a NaN, a label that is
     no column, and where there is no image.
     """
+    shares = correct(scores, labels, ks).double().mean(0).tolist()
+    return {f"acc@{k}": share for k, share in zip(ks, shares, strict=True)}
+
+
+def correct(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> Tensor:
+    """bool [N, K]: whether each image counts as recognised at each of `ks`.
+
+    Arguments and errors as in `accuracy`.
+    """
     if not len(labels):
         raise ValueError("no image to recognise")
     found = positions(scores, labels)
-    return {f"acc@{k}": float((found < k).double().mean()) for k in ks}
+    return torch.stack([found < k for k in ks], dim=1)
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:

@@ -29,6 +29,8 @@ class RetrievalScores:
     """
 
     metrics: Mapping[str, float]
+    values: Tensor
+    """float64 [Q, M] on the CPU: each query's own, a column for each metric."""
     n_queries: int
     n_without_relevant: int
 
@@ -39,6 +41,12 @@ class InstanceScores:
 
     metrics: Mapping[str, float]
     over_categories: Mapping[str, float]
+    values: Tensor
+    """float64 [Q, M]: 1 for each sketch whose photo was found, a column for each metric."""
+    mean_rank: float
+    """Mean place of the sketches' photos, from 1."""
+    reciprocal_rank: float
+    """Mean of 1 / place."""
     n_queries: int
 
 
@@ -119,6 +127,7 @@ def category_scores(
             raise ValueError(f"no metric {name!r} over categories; give map@all, map@K or p@K")
     needed = min(depth(names) or n_gallery, n_gallery)
     sums = dict.fromkeys(names, 0.0)
+    found: list[Tensor] = []
     n_ranked = n_without = 0
     for ranking in rankings:
         if ranking.shape[1] < needed:
@@ -131,16 +140,19 @@ def category_scores(
         hits = photos[ranking] == labels
         n_relevant = (photos == labels).sum(1)
         n_without += int((n_relevant == 0).sum())
+        columns = []
         for name, (kind, k) in metrics.items():
             if kind == "map":
                 values = average_precision(hits, n_relevant, k, ap)
             else:
                 values = precision_at(hits, n_relevant, k or n_gallery, precision)
             sums[name] += float(values.sum())
+            columns.append(values.cpu())
+        found.append(torch.stack(columns, dim=1))
     if n_ranked != n_queries:
         raise ValueError(f"{n_queries} queries have labels but {n_ranked} or more are ranked")
     means = {name: total / n_queries for name, total in sums.items()}
-    return RetrievalScores(means, n_queries, n_without)
+    return RetrievalScores(means, torch.cat(found), n_queries, n_without)
 
 
 def instance_positions(
@@ -182,7 +194,7 @@ def instance_scores(
     """
     if not len(found):
         raise ValueError("no sketch to find a photo for")
-    over_sketches, over_categories = {}, {}
+    over_sketches, over_categories, columns = {}, {}, []
     categories, index = query_labels.unique(return_inverse=True)
     sizes = index.bincount(minlength=len(categories)).double()
     for name in names:
@@ -192,7 +204,16 @@ def instance_scores(
         right = (found < q).double()
         over_sketches[name] = float(right.mean())
         over_categories[name] = float((index.bincount(weights=right) / sizes).mean())
-    return InstanceScores(over_sketches, over_categories, len(found))
+        columns.append(right)
+    places = found.double() + 1
+    return InstanceScores(
+        over_sketches,
+        over_categories,
+        torch.stack(columns, dim=1),
+        float(places.mean()),
+        float((1 / places).mean()),
+        len(found),
+    )
 
 
 def _parsed(name: str) -> tuple[str, int | None]:

@@ -16,6 +16,12 @@ class SegmentationScores:
 
     metrics: Mapping[str, float]
     by_category: Mapping[str, float]
+    ious: Mapping[str, Tensor]
+    """float64 [masks] of each category, in the order they were counted in."""
+    right: Mapping[str, Tensor]
+    """Share of each mask's pixels that are right, in the same order."""
+    pixels: Mapping[str, Tensor]
+    """Number of each mask's pixels, float64 in the same order."""
     n_masks: int
     n_empty: int
     """Masks whose truth has no foreground."""
@@ -39,8 +45,8 @@ class SegmentationMeter:
 
     def __init__(self) -> None:
         self._ious: dict[str, list[float]] = defaultdict(list)
-        self._n_right = 0
-        self._n_pixels = 0
+        self._n_right: dict[str, list[int]] = defaultdict(list)
+        self._n_pixels: dict[str, list[int]] = defaultdict(list)
         self._n_empty = 0
 
     def update(self, predicted: Tensor, truth: Tensor, category: str) -> None:
@@ -48,18 +54,24 @@ class SegmentationMeter:
         if predicted.dtype != torch.bool or truth.dtype != torch.bool:
             raise ValueError(f"masks must be bool, not {predicted.dtype} and {truth.dtype}")
         self._ious[category].append(iou(predicted, truth))
-        self._n_right += int((predicted == truth).sum())
-        self._n_pixels += truth.numel()
+        self._n_right[category].append(int((predicted == truth).sum()))
+        self._n_pixels[category].append(truth.numel())
         self._n_empty += not truth.any()
 
     def result(self) -> SegmentationScores:
         """Everything counted so far. Raises `ValueError` before the first mask."""
-        if not self._n_pixels:
+        n_pixels = sum(sum(counts) for counts in self._n_pixels.values())
+        if not n_pixels:
             raise ValueError("no mask to score")
         by_category = {name: sum(values) / len(values) for name, values in self._ious.items()}
         metrics = {
             "miou": sum(by_category.values()) / len(by_category),
-            "pacc": self._n_right / self._n_pixels,
+            "pacc": sum(sum(counts) for counts in self._n_right.values()) / n_pixels,
         }
         n_masks = sum(len(values) for values in self._ious.values())
-        return SegmentationScores(metrics, by_category, n_masks, self._n_empty)
+        ious, n_right, pixels = (
+            {name: torch.tensor(values, dtype=torch.float64) for name, values in lists.items()}
+            for lists in (self._ious, self._n_right, self._n_pixels)
+        )
+        right = {name: counts / pixels[name] for name, counts in n_right.items()}
+        return SegmentationScores(metrics, by_category, ious, right, pixels, n_masks, self._n_empty)

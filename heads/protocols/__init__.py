@@ -3,7 +3,7 @@
 `docs/protocols.md` says the same in words.
 """
 
-from heads.protocols.base import Change, Part, Parts, Protocol, ProtocolError, Score
+from heads.protocols.base import Change, Part, Parts, Protocol, ProtocolError, Score, Units
 from heads.protocols.class_splits import HeldOut, SearchPart
 from heads.protocols.correspondence import (
     CorrespondencePart,
@@ -44,6 +44,7 @@ __all__ = [
     "SearchPart",
     "SegmentationPart",
     "SegmentationProtocol",
+    "Units",
     "find_protocol",
     "protocol_names",
 ]

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Literal, TypeVar
 
+import numpy as np
+
 from heads.protocols.paper import PaperNumbers, paper_numbers
 from pipeline.datasets.base import Annotations
 
@@ -53,6 +55,24 @@ class Parts(Generic[PartT]):
         return {name: list(getattr(self, name).ids) for name in ("train", "val", "test")}
 
 
+@dataclass(frozen=True, eq=False)
+class Units:
+    """What a score's metrics are means of: a row for each query, pair, image or mask.
+
+    A metric is the sum of its column of `values` times `weights`, divided by the sum of the
+    weights.
+    """
+
+    values: np.ndarray
+    """float64 [N, M], a column for each metric of the score, in its order."""
+    labels: np.ndarray
+    """int64 [N], the place of each unit's category in `categories`."""
+    categories: tuple[str, ...]
+    """Some may have no units."""
+    weights: np.ndarray | None = None
+    """float64 [N, M], above 0; None if all units count alike."""
+
+
 @dataclass(frozen=True)
 class Score:
     """A result by metric name, as fractions of 1."""
@@ -60,9 +80,12 @@ class Score:
     metrics: Mapping[str, float]
     n: int
     """Queries, pairs, images or masks that the metrics are means over."""
+    units: Units = field(compare=False, repr=False, kw_only=True)
     beside: Mapping[str, float] = field(default_factory=dict)
     """The same counted another way, reported beside the metrics."""
     notes: tuple[str, ...] = ()
+    mean_rank: float | None = None
+    """Mean place of the one right photo, from 1, in fine-grained retrieval."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from heads.metrics.correspondence import errors, pck, within
-from heads.protocols.base import Change, Images, Parts, Protocol, Score, some
+from heads.protocols.base import Change, Images, Parts, Protocol, Score, Units, some
 from heads.protocols.chance import disc_share
 from heads.protocols.partition import VAL_SHARE, held_back
 from pipeline.datasets.base import Annotations, Pair
@@ -110,7 +110,11 @@ class CorrespondenceProtocol(Protocol[CorrespondencePart]):
             both = to_photo.metrics[name], to_sketch.metrics[name]
             metrics[name] = sum(both) / 2
             beside |= zip((f"{name} sketch to photo", f"{name} photo to sketch"), both, strict=True)
-        return Score(metrics, to_photo.n_pairs, beside)
+        values = (to_photo.values + to_sketch.values) / 2
+        names = [pair.category or "" for pair in part.pairs if pair.visible.any()]
+        categories, labels = np.unique(names, return_inverse=True)
+        units = Units(values.numpy(), labels, tuple(categories.tolist()))
+        return Score(metrics, to_photo.n_pairs, beside, units=units)
 
     def right(self, truth: Tensor, predicted: Tensor, percent: float) -> Tensor:
         """bool [K]: which points [K, 2] are found, as PCK@`percent` counts them."""

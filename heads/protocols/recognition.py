@@ -11,8 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from heads.metrics.recognition import accuracy
-from heads.protocols.base import Images, Parts, Protocol, ProtocolError, Score, some
+from heads.metrics.recognition import accuracy, correct
+from heads.protocols.base import Images, Parts, Protocol, ProtocolError, Score, Units, some
 from heads.protocols.partition import groups, held_back, shuffled, validation_ids
 from pipeline.datasets.base import Annotations, Label, normalise_category
 
@@ -54,7 +54,10 @@ class RecognitionProtocol(Protocol[RecognitionPart]):
 
     def score(self, part: RecognitionPart, scores: Tensor) -> Score:
         """Accuracy of class scores [N, C], rows in the order of the part, columns of `classes`."""
-        return Score(accuracy(scores, part.labels.to(scores.device)), len(part))
+        labels = part.labels.to(scores.device)
+        right = correct(scores, labels).cpu().double().numpy()
+        units = Units(right, part.labels.numpy(), part.classes)
+        return Score(accuracy(scores, labels), len(part), units=units)
 
     def chance(self, part: RecognitionPart) -> dict[str, float]:
         """k of C classes."""

@@ -17,7 +17,7 @@ from heads.metrics.retrieval import (
     instance_positions,
     instance_scores,
 )
-from heads.protocols.base import Change, Protocol, Score
+from heads.protocols.base import Change, Protocol, Score, Units
 from heads.protocols.chance import expected_ap, expected_precision
 from heads.protocols.class_splits import ClassSplitProtocol, SearchPart, search_part
 from heads.protocols.peers import PEER_LISTS, counting_differences
@@ -57,7 +57,8 @@ class CategoryRetrieval(Protocol[SearchPart]):
         )
         lost = scores.n_without_relevant
         notes = (f"{lost} queries without a relevant photo count as 0",) if lost else ()
-        return Score(scores.metrics, scores.n_queries, notes=notes)
+        units = _units(part, scores.values)
+        return Score(scores.metrics, scores.n_queries, notes=notes, units=units)
 
     def chance(self, part: SearchPart) -> dict[str, float]:
         """Of a random ranking, exactly; `ap-voc` has no formula."""
@@ -120,7 +121,11 @@ class FineGrainedProtocol(ClassSplitProtocol[SearchPart]):
         labels = part.query_labels.to(found.device)
         scores = instance_scores(found, labels, self.metrics)
         beside = {f"{name} over categories": v for name, v in scores.over_categories.items()}
-        return Score(scores.metrics, scores.n_queries, beside)
+        beside["mean reciprocal rank"] = scores.reciprocal_rank
+        units = _units(part, scores.values)
+        return Score(
+            scores.metrics, scores.n_queries, beside, mean_rank=scores.mean_rank, units=units
+        )
 
     def chance(self, part: SearchPart) -> dict[str, float]:
         """q / n in a category of n photos, mean over sketches."""
@@ -150,6 +155,11 @@ class FineGrainedProtocol(ClassSplitProtocol[SearchPart]):
 
     def _part(self, labels: Mapping[str, Label], annotations: Annotations) -> SearchPart:
         return search_part(labels)
+
+
+def _units(part: SearchPart, values: Tensor) -> Units:
+    """The queries with their scores [Q, M]."""
+    return Units(values.cpu().numpy(), part.query_labels.numpy(), part.categories)
 
 
 def _has_its_photo(label: Label, labels: Mapping[str, Label]) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from heads.metrics.segmentation import SegmentationMeter
-from heads.protocols.base import Score
+from heads.metrics.segmentation import SegmentationMeter, SegmentationScores
+from heads.protocols.base import Score, Units
 from heads.protocols.class_splits import ClassSplitProtocol, SearchPart, search_part
 from pipeline.datasets.base import Annotations, Label
 
@@ -47,7 +48,7 @@ class SegmentationProtocol(ClassSplitProtocol[SegmentationPart]):
         scores = meter.result()
         empty = scores.n_empty
         notes = (f"{empty} masks have no true foreground",) if empty else ()
-        return Score(scores.metrics, scores.n_masks, notes=notes)
+        return Score(scores.metrics, scores.n_masks, notes=notes, units=_units(scores))
 
     def chance(self, part: SegmentationPart) -> dict[str, float]:
         """Of tossing a coin for every pixel: half are right, and of a foreground that takes the
@@ -89,3 +90,16 @@ class SegmentationProtocol(ClassSplitProtocol[SegmentationPart]):
             search.gallery_categories,
             {photo: annotations.masks[photo] for photo in search.gallery},
         )
+
+
+def _units(scores: SegmentationScores) -> Units:
+    """The masks with their IoU, of which every category has the same weight, and their share of
+    right pixels, of which every pixel has."""
+    columns = [torch.stack([ious, scores.right[name]], dim=1) for name, ious in scores.ious.items()]
+    weights = [
+        torch.stack([torch.full_like(ious, 1 / len(ious)), scores.pixels[name]], dim=1)
+        for name, ious in scores.ious.items()
+    ]
+    labels = np.repeat(np.arange(len(columns)), [len(rows) for rows in columns])
+    names = tuple(scores.ious)
+    return Units(torch.cat(columns).numpy(), labels, names, torch.cat(weights).numpy())

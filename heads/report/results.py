@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from heads.evaluation.result import Evaluation
-from heads.evaluation.table import percent, protocol_in_words, rows_of
+from heads.evaluation.table import (
+    beside_lines,
+    cells_of,
+    difference_in_words,
+    error_note,
+    protocol_in_words,
+)
 from heads.report.markup import Html, join, tag
 from heads.report.page import Section, table
 
@@ -55,7 +61,7 @@ def results_section(evaluation: Evaluation) -> Section:
         ),
         _list(
             [
-                *(f"{name}: {percent(value)}" for name, value in evaluation.beside.items()),
+                *beside_lines(evaluation),
                 *(f"no {name}: {why}" for name, why in evaluation.missing.items()),
                 *evaluation.notes,
             ]
@@ -65,15 +71,21 @@ def results_section(evaluation: Evaluation) -> Section:
 
 
 def results_table(evaluation: Evaluation) -> Html:
-    """All results in hundredths, the run's own first, and by which protocol over how many."""
-    metrics = list(evaluation.metrics)
+    """All results in hundredths, the run's own first, what it is ahead by, and by which protocol
+    over how many."""
+    header = ["", *evaluation.metrics]
+    if evaluation.differences:
+        header += [f"{evaluation.headline}: this run minus", "95 % interval", ""]
     rows: list[list[object]] = []
-    for number, (name, found) in enumerate(rows_of(evaluation)):
-        cells: list[object] = [name, *(percent(found.get(metric)) for metric in metrics)]
+    for number, (name, found) in enumerate(cells_of(evaluation)):
+        cells: list[object] = [name, *found]
+        if evaluation.differences:
+            cells += difference_in_words(evaluation, name)
         # The run itself comes first.
         rows.append(cells if number else [tag("strong", cell) for cell in cells])
+    note = error_note(evaluation)
     return join(
-        table(("", *metrics), rows, numbers=range(1, len(metrics) + 1)),
+        table(header, rows, numbers=range(1, len(header))),
         tag(
             "p",
             "Protocol ",
@@ -84,6 +96,7 @@ def results_table(evaluation: Evaluation) -> Html:
                 ),
             ),
             f", {evaluation.n:,} {COUNTED[evaluation.task]}.",
+            f" {note}." if note else "",
             class_="soft",
         ),
     )

@@ -257,6 +257,9 @@ def test_own_photo_within_its_category(case):
         assert scores.metrics[f"acc@{q}"] == pytest.approx(right.mean())
         per_category = [right[labels == label].mean() for label in np.unique(labels)]
         assert scores.over_categories[f"acc@{q}"] == pytest.approx(np.mean(per_category))
+    assert scores.values.tolist() == [[place < q for q in (1, 5)] for place in expected]
+    assert scores.mean_rank == pytest.approx(np.mean(expected) + 1)
+    assert scores.reciprocal_rank == pytest.approx(np.mean([1 / (p + 1) for p in expected]))
     assert scores.n_queries == len(queries)
 
 

@@ -36,6 +36,8 @@ def test_scores_are_means_of_scikit_learns(masks, seed):
         name: pytest.approx(np.mean(values)) for name, values in ious.items()
     }
     assert scores.metrics["miou"] == pytest.approx(np.mean([np.mean(v) for v in ious.values()]))
+    for name, values in ious.items():
+        assert scores.ious[name].tolist() == pytest.approx(values)
     expected = accuracy_score(np.concatenate(all_true), np.concatenate(all_found))
     assert scores.metrics["pacc"] == pytest.approx(expected)
     assert scores.n_masks == len(masks)

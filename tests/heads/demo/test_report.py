@@ -78,6 +78,7 @@ def _stage1(name: str = "photo/cat/000001.png") -> Stage1:
             n_images=480,
             n_committed=480,
             quarantined={name: f"cannot be read {name}"},
+            computed_by=[],
             arrays=shapes,
             bytes_on_disk=44 * 2**20,
         ),
@@ -98,7 +99,7 @@ def _head(folder: Path, task: str, score: float) -> TrainedHead:
         '{"step": 1, "epoch": 1, "loss": 0.5}\n'
         '{"step": 2, "epoch": 1, "validation": {"' + TASKS[task].monitor + '": 0.4}}\n'
     )
-    metric = TASKS[task].monitor
+    metric = TASKS[task].headline
     evaluation = Evaluation(
         name="SD+CLIP, aggregated",
         task=task,
@@ -113,6 +114,9 @@ def _head(folder: Path, task: str, score: float) -> TrainedHead:
         paper={},
         n=123,
         stores=["f" * 64],
+        floors=["a floor", "lower"],
+        headline=metric,
+        errors={metric: 0.0125},
     )
     findings = Findings(missing="the pictures are gone")
     examined = Examined(Run(folder), cast(Experiment, None), evaluation, findings)
@@ -192,7 +196,9 @@ def test_the_heads_stand_beside_baselines_the_best_floor_and_chance(
     demonstration: Demonstration,
 ) -> None:
     row = score_rows(demonstration)[0]
-    assert row == ["correspondence, pck@10", "50.00", "31.00", "-", "-", "20.00", "4.00"]
+    assert row == [
+        "correspondence, pck@10", "50.00 ± 1.25", "-", "-", "-", "31.00", "-", "-", "20.00", "4.00",
+    ]  # fmt: skip
     text = text_summary(demonstration, Path("demo/report.html"))
     assert "SD's layers, no injection         25.00" in text
     assert "SD's layers, trained injection    45.00" in text

@@ -104,11 +104,17 @@ def test_the_table_names_protocol_variants_and_everything_beside(runs: Path, tas
     own = f"this run: {found['name']}"
     for name in (own, *found["baselines"], "chance"):
         assert any(row.startswith(name) for row in rows), name
-    assert (
-        rows[0].startswith(own)
-        and rows[0].split()[-1] == f"{100 * list(found['metrics'].values())[-1]:.2f}"
-    )
-    assert len({len(row) for row in rows[: 2 + len(found["baselines"])]}) == 1
+    name, value = list(found["metrics"].items())[-1]
+    last = f"{100 * value:.2f} ± {100 * found['errors'][name]:.2f}"
+    assert rows[0].startswith(own) and rows[0].endswith(last)
+    assert len({len(row) for row in rows[: 1 + len(found["baselines"])]}) == 1
+    # What it is ahead of each baseline by stands below, if it can be told.
+    (start,) = [n for n, row in enumerate(rows) if row.endswith("this run minus")]
+    for row, (name, gap) in zip(rows[start + 1 :], found["differences"].items(), strict=False):
+        found_gap = gap[found["headline"]]
+        assert row.split("  ")[1] == name
+        unclear = found_gap["low"] <= 0 <= found_gap["high"]
+        assert row.endswith("not distinguishable") == unclear
 
 
 def test_without_floors_there_are_none(runs: Path) -> None:
