@@ -126,7 +126,7 @@ def test_every_descriptor_has_length_one_in_float32() -> None:
     found = network()(layer_maps())
     assert found.spatial.shape == (2, 128, 12, 12)
     assert found.pooled.shape == (2, 128)
-    for descriptors in found:
+    for descriptors in (found.spatial, found.pooled):
         assert descriptors.dtype == torch.float32
         torch.testing.assert_close(descriptors.norm(dim=1), torch.ones(descriptors[:, 0].shape))
 

@@ -99,7 +99,7 @@ def test_maps_of_one_value_give_no_nan(value: float) -> None:
     maps = {"a": torch.full((2, 3, 2, 2), value), "b": torch.randn(2, 4, 5, 5)}
     probe = LinearProbe({"a": 3, "b": 4}, 6, 3)
     for head in (Concatenation(("a", "b"), {}, 3), Concatenation(("a",), {}, 3), probe):
-        for part in head(maps):
+        for part in head(maps)[:2]:
             assert part.isfinite().all()
             assert (torch.linalg.vector_norm(part, dim=1) <= 1 + 1e-5).all()
 
@@ -151,5 +151,5 @@ def test_a_probe_in_half_precision_gives_float32() -> None:
     probe = LinearProbe({"a": 4}, 5, 3).eval()
     with torch.autocast("cpu", torch.bfloat16):
         found = probe({"a": torch.randn(1, 4, 3, 3)})
-    assert {part.dtype for part in found} == {torch.float32}
+    assert {part.dtype for part in found[:2]} == {torch.float32}
     torch.testing.assert_close(torch.linalg.vector_norm(found.spatial, dim=1), torch.ones(1, 3, 3))

@@ -198,7 +198,7 @@ def test_values_are_dropped_from_the_grid_in_training_only() -> None:
     summed = F.relu(block.norm3(block.conv3(hidden)) + block.shortcut_norm(block.shortcut(dropped)))
     torch.testing.assert_close(found.spatial, F.normalize(summed, dim=1), atol=1e-5, rtol=0)
 
-    for one, other in zip(usual.eval()(maps), released.eval()(maps), strict=True):
+    for one, other in zip(usual.eval()(maps)[:2], released.eval()(maps)[:2], strict=True):
         assert torch.equal(one, other)
 
 

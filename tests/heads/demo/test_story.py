@@ -59,7 +59,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
 
 def test_the_text_tells_what_happened(demo: Demo) -> None:
-    for task, metric in ((task, TASKS[task].monitor) for task in TASKS):
+    for task, metric in ((task, TASKS[task].headline) for task in TASKS):
         assert re.search(rf"{task.replace('_', '-')}, {metric} +\d+\.\d\d", demo.text)
     assert re.search(r"SD's layers, trained injection +\d+\.\d\d", demo.text)
     assert f"{SIZE} images computed, 6 arrays" in demo.text
