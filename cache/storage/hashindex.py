@@ -83,7 +83,7 @@ class HashIndex:
 
         Waits for a process that is hashing already, as long as it lives and saves what it has.
         Yields whether the index has changed since it was read. Without locks, as in object
-        storage, nobody waits.
+        storage, no process waits.
         """
         version = self._version
         claim = self._wait_for_claim(log)
