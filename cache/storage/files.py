@@ -100,7 +100,7 @@ class TemporaryFile:
 class Claim:
     """Says that a piece of work is being done, for as long as the process that does it lives.
 
-    An empty file with a lock. A claim is advice: a process that ignores it repeats work, which does no harm.
+    An empty file with a lock. A claim is advice: ignoring it repeats work and does no harm.
     """
 
     def __init__(self, path: Path, fd: int) -> None:
