@@ -160,10 +160,11 @@ def fit(
         state.epoch += 1
         last = state.epoch == settings.epochs
         improved = not has_validation
-        if has_validation and (state.epoch % settings.validate_every == 0 or last):
-            if learner.front is not None and learner.fits_statistics:
-                # What learns in front of the head has moved the features.
-                learner.fit_statistics()
+        validates = has_validation and (state.epoch % settings.validate_every == 0 or last)
+        if (validates or improved) and learner.front is not None and learner.fits_statistics:
+            # What learns in front of the head has moved the features.
+            learner.fit_statistics()
+        if validates:
             metrics = validate(learner)
             logger.validation(state, n_steps, metrics)
             # What is not a number is no result, and worse than any.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from heads.training.run import open_run
 from heads.training.train import train
 from heads.training.trainer import TrainProgress
 from heads.use import load_picture, open_trained
+from tests.heads.training.test_trainer import learn, make_learner
 from tests.heads.worlds import World, assert_equal_weights, complaint, ok, sets
 
 HEAD = (
@@ -164,3 +166,21 @@ def test_the_cycle_takes_the_head_over(world: World, tmp_path: Path) -> None:
     )
     assert ours == theirs
     ok("evaluate", tmp_path / "run")
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_every_checkpoint_is_fitted_to_features_that_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validated: bool
+) -> None:
+    """Without a validation part the last weights are the best: they need the fit as well."""
+    settings = {"aggregation": "statistics", "statistics": {"weights": {"clip": 1.0}}, "epochs": 2}
+    learner = make_learner("retrieval", **settings)
+    task = learner.task
+    if not validated:
+        part = task.parts.val.of_categories(())
+        learner.task = replace(task, parts=replace(task.parts, val=part))
+    learner.front = torch.nn.Linear(2, 2)
+    fits: list[int] = []
+    monkeypatch.setattr(learner, "fit_statistics", lambda: fits.append(1))
+    learn(learner, tmp_path / "run")
+    assert len(fits) == 2
