@@ -53,13 +53,13 @@ def find_baselines(
     stores mean different pictures by one id, the first of them is right.
     """
     found, missing = [], {}
-    strangers = _of_other_pictures(stores)
+    conflicting = _of_other_pictures(stores)
     for name, families in FAMILIES.items():
         timesteps = config.train.timesteps or config.extraction.timesteps
         layers = config.train.layers or config.extraction.layers
         arrays = feature_arrays(families, timesteps, layers)
         giving = [store for store in stores if _gives(store, name, families, arrays)]
-        able = _of_one_recipe([store for store in giving if store not in strangers])
+        able = _of_one_recipe([store for store in giving if store not in conflicting])
         complete = [group for group in able if _have_all(group, arrays, images)]
         if complete:
             found.append(Baseline(name, tuple(complete[0]), tuple(arrays)))

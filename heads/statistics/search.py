@@ -8,7 +8,7 @@ part is never looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from statistics import mean
@@ -30,6 +30,7 @@ from heads.statistics.choices import (
 from heads.statistics.moments import CENTRINGS, Centring, Moments, kind_rows
 from heads.statistics.pooling import POOLINGS, ScaleMeter, channel_statistics, pooled
 from heads.tasks import Task
+from heads.tasks.base import in_batches
 from pipeline.datasets.base import Domain
 
 N_FOLDS = 4
@@ -323,13 +324,13 @@ class _Images(_Describer):
         maps = [name for name, shape in self.shapes.items() if len(shape) == 3]
         meters = {name: ScaleMeter() for name in maps}
         # The scales need no more than a few images, and are no choice between candidates.
-        for batch in _batches(self.ids[:: max(1, len(self.ids) // 256)]):
+        for batch in in_batches(self.ids[:: max(1, len(self.ids) // 256)], _AT_ONCE):
             read = source.maps(batch)
             for name in maps:
                 meters[name].update(read[name])
         scales = {name: meter.result() for name, meter in meters.items()}
         kept: dict[str, list[Tensor]] = {name: [] for name in self.shapes}
-        for batch in _batches(self.ids):
+        for batch in in_batches(self.ids, _AT_ONCE):
             read = source.maps(batch)
             for name, values in read.items():
                 if name in scales:
@@ -365,7 +366,7 @@ class _Cells(_Describer):
     @torch.no_grad()
     def load(self, source: FeatureSource) -> None:
         kept: dict[str, list[Tensor]] = {n: [] for n, s in self.shapes.items() if len(s) == 3}
-        for batch in _batches(self.ids):
+        for batch in in_batches(self.ids, _AT_ONCE):
             read = source.maps(batch)
             for name, parts in kept.items():
                 parts.append(read[name].cpu())
@@ -392,8 +393,3 @@ class _Cells(_Describer):
             return Descriptors(spatial, F.normalize(spatial.mean((2, 3)), dim=1))
 
         return describe
-
-
-def _batches(ids: Sequence[str]) -> Iterator[list[str]]:
-    for start in range(0, len(ids), _AT_ONCE):
-        yield list(ids[start : start + _AT_ONCE])

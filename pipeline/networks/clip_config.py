@@ -89,7 +89,7 @@ def _read_model_config(path: Path, name: str) -> ClipArchitecture:
 
 
 def _check_towers(model: dict[str, Any], where: str) -> None:
-    """Refuse a file that names towers elsewhere: building it would fetch what a stranger chose."""
+    """Refuse a file that names towers elsewhere: building it would fetch what the file names."""
     if "hf_model_name" in model["text_cfg"]:
         raise BackboneError(
             f"{where}: its text tower is a hub model, which is not fetched for a file; "

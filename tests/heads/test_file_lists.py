@@ -1,4 +1,4 @@
-"""Retrieval on somebody's file lists: reading them, finding the files, and how they are counted.
+"""Retrieval on another project's file lists: reading them, finding the files, how they are counted.
 
 The lists here are made up in the form of SAKE's `zeroshot1`.
 """

@@ -41,7 +41,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_file_is_replaced_and_not_written_over(name: str, tmp_path: Path) -> None:
-    """Whoever has the old one open keeps it whole."""
+    """A reader that has the old one open keeps it whole."""
     path = tmp_path / name
     path.write_bytes(b"what was there")
     os.link(path, tmp_path / "old")

@@ -37,7 +37,7 @@ SETS = ("extraction.shard_size=2", "extraction.ensemble=1", "extraction.timestep
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Five pictures; nobody waits long before trying again."""
+    """Five pictures; pauses before another try are short."""
     monkeypatch.setattr(pipeline.datasets.retries, "RETRY_PAUSES", (0, 0))
     monkeypatch.setattr(pipeline.inputs.loader, "RETRY_PAUSES", (0, 0))
     monkeypatch.setattr(pipeline.workers.distributed, "RETRY_DELAYS", (0.01, 0.02))

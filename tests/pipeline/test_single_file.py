@@ -115,7 +115,7 @@ def ldm_vae(state: Mapping[str, Tensor], levels: int = 4) -> dict[str, Tensor]:
 
 
 def open_clip_text(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A text encoder under open_clip's names, with one more layer, which nobody reads."""
+    """A text encoder under open_clip's names, with one more layer, which is not read."""
     renamed = {
         "text_projection": torch.randn(TEXT_WIDTH, TEXT_WIDTH),
         "logit_scale": torch.ones(()),
