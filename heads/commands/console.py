@@ -159,6 +159,7 @@ _USER_ERRORS = (
     ("configs.load", "ConfigError"),
     ("heads.explain.opened", "ExplainError"),
     ("heads.plots.style", "PlotError"),
+    ("heads.statistics.choices", "ChoiceError"),
     ("heads.training.checkpoint", "CheckpointError"),
     ("heads.protocols.base", "ProtocolError"),
     ("heads.training.run", "RunError"),

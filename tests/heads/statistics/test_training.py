@@ -184,3 +184,17 @@ def test_every_checkpoint_is_fitted_to_features_that_moved(
     monkeypatch.setattr(learner, "fit_statistics", lambda: fits.append(1))
     learn(learner, tmp_path / "run")
     assert len(fits) == 2
+
+
+@pytest.mark.parametrize(
+    ("items", "says"),
+    [
+        (("train.statistics.weights={sd: 0, clip_pooled: 0}",), "no array that it reads"),
+        (("train.features=clip_pooled", "task=correspondence"), "no map that it reads"),
+    ],
+)
+def test_a_head_of_nothing_is_one_line(
+    world: World, tmp_path: Path, items: tuple[str, ...], says: str
+) -> None:
+    assert says in complaint(*world.command(tmp_path / "run", *RETRIEVAL, *items))
+    assert not (tmp_path / "run").exists()
